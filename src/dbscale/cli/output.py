@@ -1,0 +1,131 @@
+"""How answers, findings and errors are drawn. Answers go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import click
+
+from dbscale.errors import DbscaleError, Finding
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MARKS = {"blocker": "blocked", "data": "data", "behaviour": "behaviour", "note": "note"}
+COLOURS = {"blocker": "red", "data": "yellow", "behaviour": "yellow", "note": "cyan"}
+
+
+def common(command: F) -> F:
+    """The options that every command takes: --config and --json."""
+    command = click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document on stdout.")(command)
+    return click.option("--config", metavar="FILE", help="Read FILE instead of ./dbscale.toml.")(command)
+
+
+def changing(command: F) -> F:
+    """The options of commands that change something: --dry-run and --yes."""
+    command = click.option("--yes", is_flag=True, help="Do not ask.")(command)
+    return click.option("--dry-run", is_flag=True, help="Show the plan and stop.")(command)
+
+
+def say(text: str = "") -> None:
+    """A line for people, on stderr."""
+    click.echo(text, err=True)
+
+
+def answer(text: str) -> None:
+    """A line of the answer, on stdout."""
+    click.echo(text)
+
+
+def answer_json(content: Any) -> None:
+    """The answer as one JSON document, on stdout."""
+    click.echo(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Go on only when the user agrees; without a terminal, ConfigError that names the flag to add."""
+    from dbscale.errors import ConfigError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} There is no terminal to ask on", try_="add --yes, or --dry-run to only look")
+    if not click.confirm(question, err=True):
+        raise click.Abort
+
+
+def show_error(error: DbscaleError) -> None:
+    """An error in its four parts: what is, where, what to do, where to read on."""
+    say(click.style("error: ", fg="red") + error.says)
+    for label, text in (("in", error.where), ("try", error.try_), ("see", error.see)):
+        if text:
+            say(f"  {label:<4} {text}")
+
+
+def show_findings(findings: Iterable[Finding], *, err: bool = True, most: int = 10) -> None:
+    """Findings, the gravest first; more than `most` of one code become a line with their count."""
+    order = {level: place for place, level in enumerate(MARKS)}
+    shown: dict[str, int] = {}
+    for finding in sorted(findings, key=lambda finding: (order[finding.level], finding.code)):
+        shown[finding.code] = shown.get(finding.code, 0) + 1
+        if shown[finding.code] > most:
+            continue
+        mark = click.style(f"{MARKS[finding.level]}: ", fg=COLOURS[finding.level])
+        click.echo(f"{mark}{finding.where}: {finding.says} [{finding.code}]", err=err)
+        if finding.try_:
+            click.echo(f"  try  {finding.try_}", err=err)
+    for code, count in shown.items():
+        if count > most:
+            click.echo(f"  … and {count - most} more [{code}]; all of them with --json", err=err)
+
+
+def findings_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """Findings for a JSON document."""
+    return [{name.rstrip("_"): value for name, value in asdict(finding).items()} for finding in findings]
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> str:
+    """A plain table: columns two spaces apart, those in `right` aligned to the right, no frame."""
+    body = [[str(cell) for cell in row] for row in rows]
+    lines = [list(headers), *body]
+    widths = [max(_width(line[i]) for line in lines) for i in range(len(headers))]
+    return "\n".join(
+        "  ".join(
+            " " * (widths[i] - _width(cell)) + cell if i in right else cell + " " * (widths[i] - _width(cell))
+            for i, cell in enumerate(line)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def count(number: float) -> str:
+    """1234567 as `1 234 567`."""
+    return f"{number:,.0f}".replace(",", " ")
+
+
+def size(number: float) -> str:
+    """Bytes in the unit that suits them: `64 kB`, `1.2 GB` (units of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(number) < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def seconds(number: float) -> str:
+    """A duration: `0.42 s`, `12.3 s`, `4 min 05 s`."""
+    if number < 10:
+        return f"{number:.2f} s"
+    if number < 120:
+        return f"{number:.1f} s"
+    return f"{int(number // 60)} min {int(number % 60):02d} s"
+
+
+def _width(text: str) -> int:
+    """Columns that `text` takes on a terminal: East Asian wide characters take two."""
+    import unicodedata
+
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in click.unstyle(text))

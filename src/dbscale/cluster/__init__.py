@@ -1,0 +1,1 @@
+"""How an application connects: pools, replicas, read-your-writes, sessions."""

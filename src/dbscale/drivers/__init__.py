@@ -1,0 +1,1 @@
+"""The only modules that open connections: SQLite, libSQL, PostgreSQL, and embedded servers."""

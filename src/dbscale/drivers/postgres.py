@@ -1,0 +1,99 @@
+"""PostgreSQL through psycopg 3: connections, read-only transactions, and errors in dbscale's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import conninfo, errors
+
+from dbscale.errors import DbscaleError, Missing, Unfinished, Unreachable, redact
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+CONNECT_SECONDS = 10
+
+
+def connect(
+    url: str, *, name: str = "dbscale", autocommit: bool = True, connect_timeout: int = CONNECT_SECONDS
+) -> Connection:
+    """A connection to `url` (a libpq URL or connection string). Unreachable where there is none to be had.
+
+    The session speaks UTF-8, ISO dates, UTC, exact floats, and names itself `name` in pg_stat_activity. A stalled
+    network is noticed by TCP keepalives within about a minute.
+    """
+    try:
+        connection = psycopg.connect(
+            url,
+            autocommit=autocommit,
+            connect_timeout=connect_timeout,
+            application_name=name,
+            client_encoding="utf8",
+            keepalives_idle=15,
+            keepalives_interval=5,
+            keepalives_count=6,
+            tcp_user_timeout=60_000,
+        )
+    except psycopg.Error as error:
+        raise translated(error, url) from error
+    connection.prepare_threshold = None
+    return connection
+
+
+def settle(connection: Connection) -> None:
+    """Set what results depend on for this session: dates in ISO form, UTC, exact floats, no statement time-out.
+
+    Not for a transaction pooler, where a session is not ours alone: there, use `SET LOCAL` in each transaction.
+    """
+    connection.execute(
+        "SELECT set_config('DateStyle', 'ISO, YMD', false), set_config('TimeZone', 'UTC', false),"
+        " set_config('IntervalStyle', 'iso_8601', false), set_config('extra_float_digits', '1', false),"
+        " set_config('bytea_output', 'hex', false), set_config('statement_timeout', '0', false),"
+        " set_config('standard_conforming_strings', 'on', false)"
+    )
+
+
+@contextmanager
+def reading(connection: Connection) -> Iterator[Connection]:
+    """A READ ONLY transaction with one snapshot; rolled back at the end."""
+    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    try:
+        yield connection
+    finally:
+        if not connection.closed:
+            connection.execute("ROLLBACK")
+
+
+def display(url: str) -> str:
+    """Where a URL leads, without secrets: `db1.internal:5432/shop`."""
+    try:
+        parts = conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return redact(url)
+    host = parts.get("host") or parts.get("hostaddr") or "local socket"
+    port = f":{parts['port']}" if parts.get("port") else ""
+    return f"{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
+
+
+def translated(error: psycopg.Error, url: str = "", *, where: str = "") -> DbscaleError:
+    """A driver's error as one of dbscale's, with what to do about it. The caller raises it `from` the first."""
+    place = where or (display(url) if url else "")
+    says = redact(_first_line(error))
+    if isinstance(error, errors.InsufficientPrivilege):
+        return Missing(says, where=place, try_="grant the privilege, or use a role that has it")
+    if isinstance(error, (errors.InvalidPassword, errors.InvalidAuthorizationSpecification)) or "password" in says:
+        return Unreachable(says, where=place, try_="check user and password; PGPASSWORD and ~/.pgpass are read")
+    if isinstance(error, errors.InvalidCatalogName):
+        return Unreachable(says, where=place, try_="createdb, or name another database in the URL")
+    if isinstance(error, errors.DiskFull):
+        return Unfinished(says, where=place, try_="free disk space on the server, then run the same command again")
+    if isinstance(error, psycopg.OperationalError):
+        return Unreachable(says, where=place, try_="is the server running, and is this its address? then run it again")
+    return Unfinished(says, where=place, try_="see the server's words above; then run the same command again")
+
+
+def _first_line(error: psycopg.Error) -> str:
+    text = error.diag.message_primary or str(error)
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,42 @@
+"""What every source of rows offers, whether a SQLite file or a libSQL server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+Value = None | int | float | str | bytes
+
+
+class Reader(Protocol):
+    """One connection that reads within a snapshot. Not to be shared by threads at the same time."""
+
+    @property
+    def library(self) -> tuple[int, int, int]:
+        """The version of the SQLite that runs the statements; (3, 45, 1), say."""
+
+    @property
+    def function_arguments(self) -> int:
+        """The most arguments that a function takes (127 or 1000)."""
+
+    def rows(self, sql: str, parameters: Sequence[Value] = ()) -> Iterator[tuple[Value, ...]]:
+        """The rows of one SELECT, lazily. SourceError where the source cannot answer.
+
+        TEXT comes as str, and a value that is not UTF-8 raises SourceError: where that can be, ask for
+        `CAST(x AS BLOB)`.
+        """
+
+
+class Source(Protocol):
+    """A database to migrate from. It is never written to."""
+
+    @property
+    def title(self) -> str:
+        """Its path or URL, without secrets."""
+
+    def snapshot(self, readers: int = 1) -> AbstractContextManager[Sequence[Reader]]:
+        """`readers` connections that all see the same committed state, until the block ends."""
+
+    def fingerprint(self) -> str:
+        """A token of the committed state: equal tokens mean that nothing was committed in between."""

@@ -1,0 +1,110 @@
+"""What went wrong or was noticed, where, and what to do about it.
+
+    DbscaleError
+    ├── ConfigError      dbscale.toml, a shard map or the command line is wrong
+    ├── SourceError      the source cannot be read, or holds what PostgreSQL cannot
+    ├── StalePlan        the databases are no longer those the plan was made for
+    ├── Unreachable      a database did not answer, or did not let us in
+    ├── Missing          a privilege, an extension or a setting that dbscale needs
+    ├── TargetInUse      the target is not empty, or another run is at work on it
+    ├── Unfinished       a step failed; the same command goes on from there
+    └── Unroutable       a statement does not say which shard it belongs to
+
+Each class names its section in docs/errors.md. The exit codes are the command line's (cli/__init__.py).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["blocker", "data", "behaviour", "note"]
+"""How much a finding matters: it stops the plan, changes values, changes behaviour, or is good to know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was noticed. `code` has a section of that name in docs/errors.md."""
+
+    code: str
+    where: str
+    says: str
+    try_: str = ""
+    level: Level = "note"
+    original: str = ""
+    """The SQL it speaks of, as the source has it."""
+
+
+class DbscaleError(Exception):
+    """Base of every expected error: what is, where, what to do, and where to read on."""
+
+    section = "error"
+
+    def __init__(self, says: str, *, where: str = "", try_: str = "", see: str = "") -> None:
+        super().__init__(says)
+        self.says = redact(says)
+        self.where = redact(where)
+        self.try_ = redact(try_)
+        self.see = see or f"docs/errors.md#{self.section}"
+
+    def __str__(self) -> str:
+        return self.says
+
+
+class ConfigError(DbscaleError):
+    """dbscale.toml, a shard map or the command line is wrong."""
+
+    section = "config-error"
+
+
+class SourceError(DbscaleError):
+    """The source cannot be read, or holds what PostgreSQL cannot hold."""
+
+    section = "source-error"
+
+
+class StalePlan(DbscaleError):
+    """The databases are no longer those that the plan was made for."""
+
+    section = "stale-plan"
+
+
+class Unreachable(DbscaleError):
+    """A database did not answer, or did not let us in."""
+
+    section = "unreachable"
+
+
+class Missing(DbscaleError):
+    """A privilege, an extension or a setting that dbscale needs is not there."""
+
+    section = "missing"
+
+
+class TargetInUse(DbscaleError):
+    """The target is not empty, or another run is at work on it."""
+
+    section = "target-in-use"
+
+
+class Unfinished(DbscaleError):
+    """A step failed; nothing after it was tried, and the same command goes on from there."""
+
+    section = "unfinished"
+
+
+class Unroutable(DbscaleError):
+    """A statement does not say which shard it belongs to."""
+
+    section = "unroutable"
+
+
+_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s/]*(?=@)", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(r"(?P<head>\b(?:password|authToken|auth_token|token)=)[^\s&'\"]+", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """`text` without the passwords and tokens of the URLs and connection strings in it."""
+    text = _URL_PASSWORD.sub(r"\g<head>***", text)
+    return _SECRET_PARAMETER.sub(r"\g<head>***", text)

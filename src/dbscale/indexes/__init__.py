@@ -1,0 +1,1 @@
+"""Which indexes, on what evidence, proven how."""

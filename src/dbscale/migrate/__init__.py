@@ -1,0 +1,1 @@
+"""SQLite or Turso into PostgreSQL: profile, types, dialect, encode, plan, verify."""

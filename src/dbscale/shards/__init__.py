@@ -1,0 +1,1 @@
+"""Maps, routing, and the targets a map is applied to."""

@@ -1,0 +1,1 @@
+"""The pytest plugin and the migration checks a user runs in CI."""
