@@ -1,0 +1,294 @@
+"""dbscale's own tables on the target (schema "dbscale"): runs, steps, checkpoints, quarantine.
+
+The tables come from the Alembic environment in migrations/catalog, also from an installed wheel. Alembic is imported
+only when they are not up to date. Every function takes an open connection; nothing here opens one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from dbscale import __version__
+from dbscale.drivers.postgres import Connection
+from dbscale.errors import Missing, TargetInUse
+from dbscale.plan import Plan
+from dbscale.schema import literal, quote
+
+DEFAULT_SCHEMA = "dbscale"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One row of `runs`."""
+
+    id: int
+    plan_id: str
+    title: str
+    source: str
+    fingerprint: str
+    state: str
+    """running, done, failed, interrupted or undone; `lost` for one whose holder is gone."""
+    error: str
+    started_at: datetime
+    finished_at: datetime | None
+    plan: str
+    """The plan's JSON document."""
+
+    @property
+    def unfinished(self) -> bool:
+        return self.state not in ("done", "undone")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One row of `loads`: a range of a table's rows that has arrived."""
+
+    part: str
+    loaded: int
+    quarantined: int
+    bytes: int
+    seconds: float
+
+
+def folder() -> Path:
+    """Where the Alembic environment is: inside the package when installed, else at the top of the checkout."""
+    package = Path(__file__).parent
+    for place in (package / "migrations" / "catalog", package.parents[1] / "migrations" / "catalog"):
+        if (place / "env.py").exists():
+            return place
+    raise Missing("dbscale's own migrations are not installed", where=str(package), try_="reinstall dbscale")
+
+
+def head() -> str:
+    """The newest revision: files are named by it, and sort by it."""
+    return max(path.name.partition("_")[0] for path in (folder() / "versions").glob("[0-9]*.py"))
+
+
+def revision(connection: Connection, schema: str) -> str:
+    """The revision the tables are at; empty when there are none."""
+    table = f"{quote(schema)}.alembic_version"
+    if connection.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
+        return ""
+    row = connection.execute(f"SELECT version_num FROM {table}").fetchone()
+    return str(row[0]) if row else ""
+
+
+def prepare(connection: Connection, schema: str) -> None:
+    """Create the tables, or bring them up to date. Safe when two do it at once.
+
+    Missing when the role may not create the schema: then an administrator creates one for it to name.
+    """
+    if revision(connection, schema) == head():
+        return
+    try:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext('dbscale.catalog'))")
+            if connection.execute("SELECT to_regnamespace(%s)", [quote(schema)]).fetchone() == (None,):
+                connection.execute(f"CREATE SCHEMA {quote(schema)}")
+            connection.execute(f"SET LOCAL search_path TO {quote(schema)}")
+            at = revision(connection, schema)
+            if at != head():  # else another run was quicker
+                connection.execute(upgrade_sql(at).encode())
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Missing(
+            f"this role may not create the schema {schema!r} for dbscale's own tables",
+            where=str(error.diag.message_primary),
+            try_="name one that it owns: --state-schema NAME",
+        ) from error
+
+
+def upgrade_sql(at: str) -> str:
+    """The statements that take the tables from revision `at` (empty: from nothing) to the newest."""
+    from alembic.command import upgrade
+    from alembic.config import Config
+
+    script = StringIO()
+    config = Config(output_buffer=script, stdout=StringIO())
+    config.set_main_option("script_location", str(folder()).replace("%", "%%"))
+    upgrade(config, f"{at or 'base'}:head", sql=True)
+    return script.getvalue()
+
+
+_RUN = (
+    "SELECT id, plan_id, title, source, fingerprint,"
+    " CASE WHEN state = 'running' AND NOT {alive} THEN 'lost' ELSE state END,"
+    " coalesce(error, ''), started_at, finished_at, plan FROM {schema}.runs"
+)
+# A backend's pid alone could have been given out anew; with its start it names one session. Another role's start
+# is hidden from us (NULL): then the pid has to do.
+_ALIVE = (
+    "EXISTS (SELECT FROM pg_stat_activity WHERE pid = holder_pid"
+    " AND (backend_start IS NULL OR backend_start = holder_start))"
+)
+
+
+def runs(connection: Connection, schema: str = DEFAULT_SCHEMA) -> list[Run]:
+    """All runs, newest first; none when dbscale has no tables here."""
+    if not revision(connection, schema):
+        return []
+    rows = connection.execute(_RUN.format(schema=quote(schema), alive=_ALIVE) + " ORDER BY id DESC").fetchall()
+    names = ("id", "plan_id", "title", "source", "fingerprint", "state", "error", "started_at", "finished_at", "plan")
+    return [Run(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def claim(connection: Connection, schema: str, plan: Plan, fingerprint: str, resume: Run | None) -> int:
+    """Take the target for one run, new or resumed, as long as `connection` lives; the run's id.
+
+    TargetInUse when another run is at work: its holder's session is still there.
+    """
+    table = quote(schema)
+    with connection.transaction():
+        connection.execute(f"LOCK TABLE {table}.runs IN SHARE ROW EXCLUSIVE MODE")
+        other = connection.execute(
+            f"SELECT id, title, holder_pid FROM {table}.runs WHERE state = 'running' AND {_ALIVE} LIMIT 1"
+        ).fetchone()
+        if other:
+            raise TargetInUse(
+                f"run {other[0]} is at work on this target ({other[1]})",
+                where=f"{schema}.runs, backend {other[2]}",
+                try_="wait for it (dbscale status); if its client is gone: "
+                f"psql -c 'select pg_terminate_backend({other[2]})'",
+            )
+        connection.execute(f"UPDATE {table}.runs SET state = 'interrupted' WHERE state = 'running'")
+        holder = "(SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
+        if resume:
+            connection.execute(
+                f"UPDATE {table}.runs SET state = 'running', error = NULL, holder_pid = pg_backend_pid(),"
+                f" holder_start = {holder}, version = %s WHERE id = %s",
+                [__version__, resume.id],
+            )
+            return resume.id
+        row = connection.execute(
+            f"INSERT INTO {table}.runs (plan_id, title, plan, source, fingerprint, state, version, holder_pid,"
+            f" holder_start) VALUES (%s, %s, %s, %s, %s, 'running', %s, pg_backend_pid(), {holder}) RETURNING id",
+            [
+                plan.id,
+                plan.title,
+                plan.to_json(indent=None),
+                plan.databases.get("source", ""),
+                fingerprint,
+                __version__,
+            ],
+        ).fetchone()
+        assert row is not None  # noqa: S101 - INSERT … RETURNING gives a row
+        return int(row[0])
+
+
+def finish(connection: Connection, schema: str, run: int, state: str, error: str = "") -> None:
+    """Write down how a run ended."""
+    connection.execute(
+        f"UPDATE {quote(schema)}.runs SET state = %s, error = nullif(%s, ''), finished_at = now() WHERE id = %s",
+        [state, error, run],
+    )
+
+
+def worker_name(run: int) -> str:
+    """What a run's sessions call themselves in pg_stat_activity."""
+    return f"dbscale run {run}"
+
+
+def clear_out(connection: Connection, run: int, seconds: float = 20) -> bool:
+    """End what sessions of `run` a killed client left behind, and wait until they are gone; False if they are not.
+
+    Such a session may still be about to commit a part; the primary key of `loads` would catch that, but waiting is
+    quicker than failing.
+    """
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+        " AND usename = current_user AND pid <> pg_backend_pid()",
+        [worker_name(run)],
+    )
+    for _ in range(int(seconds * 20)):
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND pid <> pg_backend_pid()",
+            [worker_name(run)],
+        ).fetchone()
+        if row == (0,):
+            return True
+        connection.execute("SELECT pg_sleep(0.05)")
+    return False
+
+
+def steps_done(connection: Connection, schema: str, run: int) -> dict[int, float]:
+    """The numbers of the steps that a run has done, and the seconds each took."""
+    return dict(connection.execute(f"SELECT number, seconds FROM {quote(schema)}.steps WHERE run_id = %s", [run]))
+
+
+def step_done(connection: Connection, schema: str, run: int, number: int, seconds: float) -> None:
+    """Write down that a step is done; in the step's own transaction where it has one."""
+    connection.execute(
+        f"INSERT INTO {quote(schema)}.steps (run_id, number, seconds) VALUES (%s, %s, %s)"
+        " ON CONFLICT (run_id, number) DO NOTHING",
+        [run, number, seconds],
+    )
+
+
+def parts_done(connection: Connection, schema: str, run: int, step: int) -> dict[str, Part]:
+    """The parts of a load that have arrived."""
+    rows = connection.execute(
+        f"SELECT part, loaded, quarantined, bytes, seconds FROM {quote(schema)}.loads WHERE run_id = %s AND step = %s",
+        [run, step],
+    )
+    return {row[0]: Part(part=row[0], loaded=row[1], quarantined=row[2], bytes=row[3], seconds=row[4]) for row in rows}
+
+
+def part_done(connection: Connection, schema: str, run: int, step: int, part: Part) -> None:
+    """Write down a part, in the transaction that loads its rows.
+
+    A unique violation means that a session thought dead has loaded it: this transaction must then be rolled back.
+    """
+    connection.execute(
+        f"INSERT INTO {quote(schema)}.loads (run_id, step, part, loaded, quarantined, bytes, seconds)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        [run, step, part.part, part.loaded, part.quarantined, part.bytes, part.seconds],
+    )
+
+
+def quarantine(connection: Connection, schema: str, run: int, table: str, rows: list[dict[str, Any]]) -> None:
+    """Keep rows apart, each a dict of `row_key`, `column_name`, `stored_as`, `raw`, `reason`, `row_data`."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            f"INSERT INTO {quote(schema)}.quarantine (run_id, table_name, row_key, column_name, stored_as, raw, reason,"
+            f" row_data) VALUES ({int(run)}, {literal(table).replace('%', '%%')}, %(row_key)s, %(column_name)s,"
+            " %(stored_as)s, %(raw)s, %(reason)s, %(row_data)s)",
+            rows,
+        )
+
+
+def quarantined(connection: Connection, schema: str, run: int) -> dict[str, int]:
+    """How many rows of each of the source's tables a run keeps apart."""
+    return dict(
+        connection.execute(
+            f"SELECT table_name, count(*) FROM {quote(schema)}.quarantine WHERE run_id = %s GROUP BY 1", [run]
+        )
+    )
+
+
+def reset(connection: Connection, schema: str, run: int) -> None:
+    """Forget the checkpoints and the quarantined rows of a run that was undone; the row in `runs` stays."""
+    for table in ("loads", "steps", "quarantine"):
+        connection.execute(f"DELETE FROM {quote(schema)}.{table} WHERE run_id = %s", [run])
+
+
+@contextmanager
+def claimed(connection: Connection, schema: str, plan: Plan, fingerprint: str, resume: Run | None) -> Iterator[int]:
+    """`claim`, and at the end of the block `finish` with how it ended: done, interrupted or failed."""
+    run = claim(connection, schema, plan, fingerprint, resume)
+    try:
+        yield run
+    except BaseException as error:
+        state = "failed" if isinstance(error, Exception) else "interrupted"
+        if not connection.closed:
+            # Should the server be gone, the run shows as lost, and resumes all the same.
+            with suppress(psycopg.Error):
+                finish(connection, schema, run, state, str(error))
+        raise
+    finish(connection, schema, run, "done")
