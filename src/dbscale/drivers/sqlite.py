@@ -1,0 +1,360 @@
+"""SQLite files through apsw: read-only connections that share one snapshot, and errors that say what to do.
+
+The file is opened `mode=ro` and never written to. Nor is it opened by Python: closing any descriptor of a file drops
+the POSIX locks that SQLite holds on it in this process, so even the header is read through SQLite's own file layer.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import apsw
+
+from dbscale.drivers import sqlite_file
+from dbscale.drivers.source import Value
+from dbscale.errors import Finding
+
+BUSY_SECONDS = 10.0
+CACHE_KIB = 8192
+_ATTEMPT_MILLISECONDS = 100
+_COPY_PAGES = 4096
+_STEPS_BETWEEN_CHECKS = 5_000_000
+"""Virtual machine steps between two looks at the stop flag: some tenths of a second."""
+
+_READ_ONLY = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+_NEEDS_COPY = {
+    apsw.SQLITE_READONLY_ROLLBACK: "a crashed writer left a journal that must be rolled back first",
+    apsw.SQLITE_READONLY_RECOVERY: "its -wal file must be recovered first",
+    apsw.SQLITE_READONLY_CANTINIT: "its -wal file cannot be read without a -shm file, which cannot be made beside it",
+    apsw.SQLITE_CANTOPEN: "it is in WAL mode, and the -shm file that this needs cannot be made beside it",
+    apsw.SQLITE_CANTOPEN_DIRTYWAL: "its -wal file must be recovered first",
+}
+
+
+class SqliteReader:
+    """One read-only connection within a snapshot (see `drivers.source.Reader`)."""
+
+    def __init__(self, connection: apsw.Connection, explain: Callable[[Exception, str], Exception]) -> None:
+        self.connection = connection
+        self._explain = explain
+        self.function_arguments = connection.limit(apsw.SQLITE_LIMIT_FUNCTION_ARG)
+
+    @property
+    def library(self) -> tuple[int, int, int]:
+        """The version of the SQLite inside apsw."""
+        return library()
+
+    def rows(self, sql: str, parameters: Sequence[Value] = ()) -> Iterator[tuple[Value, ...]]:
+        """The rows of one SELECT, lazily; SourceError where the file cannot answer, or the read was stopped."""
+        cursor = self.connection.cursor()
+        try:
+            yield from cursor.execute(sql, tuple(parameters))
+        except (apsw.Error, UnicodeDecodeError, MemoryError) as error:
+            raise self._explain(error, sql) from error
+        finally:
+            with suppress(apsw.Error):
+                cursor.close(True)
+
+
+class SqliteSource:
+    """A SQLite file to migrate from (see `drivers.source.Source`).
+
+    `copy_first` reads from a temporary copy, so that writers in rollback mode wait only while it is made.
+    `hold_writes` keeps every other writer out until the snapshot ends. `busy_seconds` is how long to wait for a
+    lock. `notes` tells, once a snapshot was taken, what a user should know about how the file was read.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        copy_first: bool = False,
+        hold_writes: bool = False,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self.copy_first = copy_first
+        self.hold_writes = hold_writes
+        self.busy_seconds = busy_seconds
+        self._stopped = threading.Event()
+        self._open: list[apsw.Connection] = []
+        self._notes: dict[str, Finding] = {}
+        self._token = ""
+        self._probe: tuple[apsw.Connection, int] | None = None
+
+    @property
+    def title(self) -> str:
+        """The path, as it was given."""
+        return str(self.path)
+
+    @property
+    def library(self) -> tuple[int, int, int]:
+        """The version of the SQLite that reads the file."""
+        return library()
+
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        """What was noticed while opening and reading; complete once the last reader is done."""
+        return tuple(self._notes.values())
+
+    def data_size(self) -> int:
+        """Bytes of the file and its -wal; SourceError when there is no such file."""
+        return sqlite_file.size(self.path)
+
+    def fingerprint(self) -> str:
+        """A token of the committed state: the snapshot's while one is open, else the file's as it is now.
+
+        Equal tokens mean that nothing was committed in between. The reverse does not hold: a checkpoint, a copy or
+        a `touch` changes the token too.
+        """
+        return self._token or sqlite_file.fingerprint(self.path)
+
+    def changed_since_snapshot(self) -> bool:
+        """Whether anyone has committed since the open snapshot was taken. To be asked while it is open."""
+        if self._probe is None:
+            return bool(self._token) and sqlite_file.fingerprint(self.path) != self._token
+        probe, version = self._probe
+        try:
+            return _data_version(probe) != version
+        except apsw.BusyError:  # a writer in rollback mode waits for our readers: it has not committed
+            return False
+        except apsw.Error as error:
+            raise self._explained(error) from error
+
+    def interrupt(self) -> None:
+        """Stop every read, from any thread: each raises SourceError within about a second."""
+        self._stopped.set()
+        for connection in tuple(self._open):
+            with suppress(apsw.Error):
+                connection.interrupt()
+
+    @contextmanager
+    def snapshot(self, readers: int = 1) -> Iterator[Sequence[SqliteReader]]:
+        """`readers` connections that all see the same committed state, each for a thread of its own."""
+        if self._token:
+            raise RuntimeError("a snapshot of this source is open already")
+        sqlite_file.check(self.path)
+        self._stopped.clear()
+        with ExitStack() as stack:
+            stack.callback(self._forget)
+            stack.callback(sqlite_file.tidy, self.path, sqlite_file.beside(self.path))
+            try:
+                if self.hold_writes:
+                    self._keep_writers_out(stack)
+                place = self._place(stack)
+                connections = [self._connect(place, stack) for _ in range(readers + 1)]
+                self._begin(connections[0], connections[1:], place)
+            except apsw.Error as error:
+                raise self._explained(error) from error
+            yield [SqliteReader(connection, self._explained) for connection in connections[1:]]
+
+    # How the file is opened
+
+    def _place(self, stack: ExitStack) -> Path:
+        """The file to read: the source itself, or a copy of it where it cannot or should not be read in place."""
+        try:
+            with ExitStack() as trial:
+                self._settle(self._connect(self.path, trial))
+                if not self.copy_first:
+                    self._note_blocked_writers()
+                    return self.path
+                return self._backup(trial, stack)
+        except apsw.Error as error:
+            reason = _NEEDS_COPY.get(getattr(error, "extendedresult", 0))
+            if reason is None:
+                raise
+            sqlite_file.check_readable(self.path)
+        copy, self._token = sqlite_file.copy(self.path, self._copy_directory(stack), self._stopped.is_set)
+        self._note("source-copied", f"it was copied to a temporary place: {reason}")
+        with ExitStack() as trial:  # recovery writes, so the first connection to the copy must be allowed to
+            self._settle(self._connect(copy, trial, writable=True))
+        return copy
+
+    def _backup(self, trial: ExitStack, stack: ExitStack) -> Path:
+        """A copy by SQLite's backup: in steps, within one read transaction, so that writers cannot restart it."""
+        source = self._connect(self.path, trial)
+        probe = self._connect(self.path, trial)
+        self._begin(probe, [source], self.path)
+        self._probe = None
+        copy = self._copy_directory(stack) / "copy.db"
+        target = apsw.Connection(str(copy))
+        trial.callback(target.close)
+        with target.backup("main", source, "main") as backup:
+            while not backup.done:
+                if self._stopped.is_set():
+                    raise self._explained(apsw.InterruptError("interrupted"))
+                backup.step(_COPY_PAGES)
+        return copy
+
+    def _copy_directory(self, stack: ExitStack) -> Path:
+        directory = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="dbscale-", ignore_cleanup_errors=True))
+        )
+        sqlite_file.check_space(self.path, directory)
+        return directory
+
+    def _connect(self, path: Path, stack: ExitStack, *, writable: bool = False) -> apsw.Connection:
+        """A connection that trusts nothing in the file, and is closed with `stack`."""
+        mode, flags = ("ro", _READ_ONLY)
+        if writable:
+            mode, flags = ("rw", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
+        connection = apsw.Connection(f"file:{quote(bytes(path.absolute()))}?mode={mode}", flags=flags)
+        self._open.append(connection)
+        stack.callback(self._close, connection)
+        connection.set_busy_timeout(_ATTEMPT_MILLISECONDS)
+        connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        connection.collation_needed(self._stub_collation)
+        connection.set_progress_handler(self._stopped.is_set, _STEPS_BETWEEN_CHECKS)
+        _run(connection, f"PRAGMA cache_size = -{CACHE_KIB}")
+        _run(connection, "PRAGMA cell_size_check = ON")
+        if not writable:
+            _run(connection, "PRAGMA query_only = ON")
+        if "malformed-schema" in self._notes:
+            _run(connection, "PRAGMA writable_schema = ON")
+        return connection
+
+    def _close(self, connection: apsw.Connection) -> None:
+        self._open.remove(connection)
+        connection.close(True)
+
+    def _settle(self, connection: apsw.Connection) -> None:
+        """Read the schema once, waiting for locks; a schema with parts that SQLite cannot parse is accepted."""
+        try:
+            self._patiently(lambda: _load_schema(connection))
+        except apsw.Error as error:
+            if "malformed database schema" not in str(error):
+                raise
+            self._note("malformed-schema", f"SQLite cannot use a part of its schema: {_words(error)}")
+            _run(connection, "PRAGMA writable_schema = ON")  # means: skip what cannot be parsed
+            self._patiently(lambda: _load_schema(connection))
+
+    # The snapshot
+
+    def _begin(self, probe: apsw.Connection, readers: Sequence[apsw.Connection], place: Path) -> None:
+        """Begin a transaction on each of `readers` so that all see one state.
+
+        `probe` tells by `PRAGMA data_version` whether someone committed while they began; then they begin again. In
+        rollback mode a writer about to commit lets no further reader in, so a failed round gives way to it.
+        """
+
+        def attempt() -> None:
+            version = _data_version(probe)
+            try:
+                for connection in readers:
+                    _run(connection, "BEGIN")
+                    _load_schema(connection)
+                token = self._token if place != self.path else sqlite_file.fingerprint(self.path)
+                if _data_version(probe) != version:
+                    raise apsw.BusyError("others commit without pause")
+            except apsw.Error:
+                for connection in readers:
+                    if connection.in_transaction:
+                        _run(connection, "ROLLBACK")
+                raise
+            self._token = token
+            self._probe = (probe, version) if place == self.path else None
+
+        self._patiently(attempt)
+
+    def _keep_writers_out(self, stack: ExitStack) -> None:
+        """BEGIN IMMEDIATE, until `stack` ends, on a connection that writes nothing."""
+        keeper = self._connect(self.path, stack, writable=True)
+        if keeper.readonly("main"):
+            raise sqlite_file.error(
+                "source-permission",
+                "writers cannot be held off, since this user may not write the file",
+                self.title,
+                "run it as the user who owns the file, or leave --hold-writes away",
+            )
+        self._patiently(lambda: _run(keeper, "BEGIN IMMEDIATE"))
+
+    def _patiently(self, attempt: Callable[[], object]) -> None:
+        """`attempt` until it finds no lock, for at most `busy_seconds`; then its own error."""
+        deadline = time.monotonic() + self.busy_seconds
+        while True:
+            try:
+                attempt()
+                return
+            except (apsw.BusyError, apsw.LockedError):
+                if time.monotonic() >= deadline or self._stopped.is_set():
+                    raise
+            time.sleep(0.005)
+
+    def _forget(self) -> None:
+        self._token = ""
+        self._probe = None
+
+    # What is told
+
+    def _stub_collation(self, connection: apsw.Connection, name: str) -> None:
+        """Stands in for a collation that only the application has, so that its tables can be read."""
+        connection.create_collation(name, lambda a, b: (a > b) - (a < b))
+        self._note(
+            "unknown-collation",
+            f"the collation {name} exists only in the application; rows were read without it",
+            f"order and equality under {name} are the application's: check the keys and indexes that use it",
+            key=name.lower(),
+        )
+
+    def _note_blocked_writers(self) -> None:
+        if not (self.hold_writes or sqlite_file.is_wal(self.path)):
+            self._note(
+                "source-blocks-writers",
+                "it is not in WAL mode: whoever writes to it waits until the last row is read",
+                "--copy-first reads from a temporary copy; or stop the application first",
+            )
+
+    def _note(self, code: str, says: str, try_: str = "", key: str = "") -> None:
+        finding = Finding(code=code, where=self.title, says=says, try_=try_, level="note")
+        self._notes.setdefault(f"{code} {key}".strip(), finding)
+
+    def _explained(self, error: Exception, sql: str = "") -> Exception:
+        """A driver's error as SourceError: what is, where, and what to do."""
+        if self._stopped.is_set():
+            return sqlite_file.error("source-stopped", "the read was stopped", self.title, "run the same command again")
+        table = _table_of(sql)
+        place = f"{self.title}: {table}" if table else self.title
+        if isinstance(error, UnicodeDecodeError):
+            return sqlite_file.error("broken-utf8", "a text is not valid UTF-8", place, "read it as CAST(x AS BLOB)")
+        return sqlite_file.explained(error, self.path, place)
+
+
+def library() -> tuple[int, int, int]:
+    """The version of the SQLite inside apsw: (3, 54, 1), say."""
+    major, minor, patch = (int(part) for part in apsw.sqlite_lib_version().split(".")[:3])
+    return major, minor, patch
+
+
+def _run(connection: apsw.Connection, sql: str) -> list[tuple[Any, ...]]:
+    return connection.execute(sql).fetchall()
+
+
+def _data_version(connection: apsw.Connection) -> int:
+    return int(_run(connection, "PRAGMA data_version")[0][0])
+
+
+def _load_schema(connection: apsw.Connection) -> None:
+    _run(connection, "SELECT count(*) FROM sqlite_master")
+
+
+def _words(error: Exception) -> str:
+    return str(error).removeprefix("SQLError: ")
+
+
+_FROM = re.compile(r"""\bFROM\s+(?:main\s*\.\s*)?("(?:[^"]|"")*"|[\w$]+)""", re.IGNORECASE)
+
+
+def _table_of(sql: str) -> str:
+    """The first table that a SELECT of our own names, for messages; empty when there is none to be seen."""
+    found = _FROM.search(sql)
+    return found[1].strip('"').replace('""', '"') if found else ""
