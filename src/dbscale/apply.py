@@ -1,0 +1,402 @@
+"""Carries a plan out: the only module that changes a database, and safe to kill at any moment.
+
+    claim the target ── for each step, in order ── finish
+                           │
+                           ├── Sql       the statement and its mark "done" commit together
+                           ├── Load      rows and their checkpoint commit together (loading.py)
+                           ├── Command   run, then marked; asked first whether it is in effect
+                           └── File      written whole, then marked
+
+`run` yields what happens as events and prints nothing. A run that was killed is taken up by `run(…, resume=…)`: what is
+marked is not done again. `undo` takes a run back, the last step first.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import psycopg
+
+from dbscale import catalog
+from dbscale.catalog import DEFAULT_SCHEMA, Run
+from dbscale.drivers import postgres
+from dbscale.drivers.postgres import Connection
+from dbscale.drivers.source import Source
+from dbscale.errors import ConfigError, DbscaleError, Finding, StalePlan, Unfinished
+from dbscale.loading import Loaded, Loader, Progress
+from dbscale.plan import Command, File, Load, Plan, Sql, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The target is claimed, and the first step is about to begin."""
+
+    run: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    number: int
+    step: Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDone:
+    number: int
+    step: Step
+    seconds: float
+    skipped: bool = False
+    """It had been done before, by the run that this one goes on with."""
+    loaded: int = 0
+    quarantined: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noticed:
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    run: int
+    seconds: float
+
+
+Event = Started | StepStarted | Progress | StepDone | Noticed | Finished
+
+
+@dataclass(slots=True, kw_only=True)
+class _Context:
+    """What the steps of one run share."""
+
+    plan: Plan
+    run: int
+    urls: Mapping[str, str]
+    state_schema: str
+    jobs: int
+    home: Connection
+    done: dict[int, float] = field(default_factory=dict)
+    idle: dict[str, list[Connection]] = field(default_factory=dict)
+    """Sessions to use again, by database. Lists, since append and pop are atomic."""
+
+    @property
+    def home_name(self) -> str:
+        return self.plan.options.get("home", "target")
+
+    @contextmanager
+    def session(self, on: str) -> Iterator[Connection]:
+        """A session for the time of the block, used again afterwards; closed when the block fails."""
+        idle = self.idle.setdefault(on, [])
+        try:
+            connection = idle.pop()
+        except IndexError:
+            connection = self.connect(on)
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        idle.append(connection)
+
+    def close(self) -> None:
+        """Close the idle sessions."""
+        for connections in self.idle.values():
+            for connection in connections:
+                connection.close()
+
+    def connect(self, on: str) -> Connection:
+        """A session for the work of this run on one database."""
+        connection = postgres.connect(self.urls[on], name=catalog.worker_name(self.run))
+        postgres.settle(connection)
+        # A commit that a crash of the server loses takes its checkpoint along: nothing is wrong then, only undone.
+        connection.execute("SET synchronous_commit TO off")
+        _give_memory(connection)
+        return connection
+
+
+def run(
+    plan: Plan,
+    *,
+    urls: Mapping[str, str],
+    source: Source | None = None,
+    jobs: int = 2,
+    state_schema: str = DEFAULT_SCHEMA,
+    resume: Run | None = None,
+) -> Iterator[Event]:
+    """Carry out `plan`; `urls` says where the databases of `plan.databases` are, by name.
+
+    Yields events. Raises ConfigError for a plan with blockers, TargetInUse when another run is at work, StalePlan
+    when a resumed run's source has changed, Unfinished (or what the step met) when a step fails: what was done is
+    marked, and the same plan goes on from there with `resume`.
+    """
+    if plan.blockers:
+        first = plan.blockers[0]
+        raise ConfigError(f"the plan is blocked: {first.says}", where=first.where, try_=first.try_)
+    began = time.perf_counter()
+    with ExitStack() as stack:
+        loads = any(isinstance(step, Load) for step in plan.steps)
+        readers = stack.enter_context(source.snapshot(jobs)) if source and loads else ()
+        fingerprint = source.fingerprint() if source else ""
+        if resume and resume.fingerprint != fingerprint:
+            raise StalePlan("the source has changed since the run began", where=f"run {resume.id}")
+        home = stack.enter_context(postgres.connect(urls[plan.options.get("home", "target")], name="dbscale"))
+        _prepare(plan, urls, state_schema, home)
+        number = stack.enter_context(catalog.claimed(home, state_schema, plan, fingerprint, resume))
+        yield Started(run=number, resumed=resume is not None)
+        context = _Context(plan=plan, run=number, urls=urls, state_schema=state_schema, jobs=jobs, home=home)
+        stack.callback(context.close)
+        if resume:
+            catalog.clear_out(home, number)
+            context.done = catalog.steps_done(home, state_schema, number)
+        for group in _groups(plan.steps):
+            if isinstance(group[0][1], Load):
+                yield from _load(context, group, source, readers)
+                if source and source.fingerprint() != fingerprint:
+                    yield Noticed(finding=_source_changed(source))
+            else:
+                yield from _carry_out(context, group)
+    yield Finished(run=number, seconds=time.perf_counter() - began)
+
+
+def undo(run_: Run, plan: Plan, *, urls: Mapping[str, str], state_schema: str = DEFAULT_SCHEMA) -> Iterator[Event]:
+    """Take back what a run did, the last step first; steps that have no way back are left and noticed."""
+    began = time.perf_counter()
+    with postgres.connect(urls[plan.options.get("home", "target")], name="dbscale") as home:
+        number = catalog.claim(home, state_schema, plan, run_.fingerprint, run_)
+        try:
+            catalog.clear_out(home, number)
+            context = _Context(plan=plan, run=number, urls=urls, state_schema=state_schema, jobs=1, home=home)
+            yield Started(run=number, resumed=True)
+            yield from _take_back(context)
+            catalog.reset(home, state_schema, number)
+            catalog.finish(home, state_schema, number, "undone")
+        except BaseException as error:
+            if not home.closed:
+                catalog.finish(home, state_schema, number, "failed", str(error))
+            raise
+    yield Finished(run=number, seconds=time.perf_counter() - began)
+
+
+def _prepare(plan: Plan, urls: Mapping[str, str], state_schema: str, home: Connection) -> None:
+    """dbscale's tables on every database that gets rows: checkpoints lie beside the rows they speak of."""
+    catalog.prepare(home, state_schema)
+    for name in sorted(
+        {step.on for step in plan.steps if isinstance(step, Load)} - {plan.options.get("home", "target")}
+    ):
+        with postgres.connect(urls[name]) as connection:
+            catalog.prepare(connection, state_schema)
+
+
+def _groups(steps: Sequence[Step]) -> Iterator[list[tuple[int, Step]]]:
+    """Numbered steps, those of one group together; a step without a group stands alone."""
+    numbered = list(enumerate(steps, start=1))
+    for _, group in groupby(numbered, key=lambda item: item[1].group or item[0]):
+        yield list(group)
+
+
+def _carry_out(context: _Context, group: list[tuple[int, Step]]) -> Iterator[Event]:
+    """The steps of one group, up to `jobs` at once."""
+    waiting = []
+    for number, step in group:
+        if number in context.done:
+            yield StepDone(number=number, step=step, seconds=context.done[number], skipped=True)
+        else:
+            waiting.append((number, step))
+    if len(waiting) <= 1 or context.jobs == 1:
+        for number, step in waiting:
+            yield StepStarted(number=number, step=step)
+            yield _one(context, number, step)
+        return
+    with ThreadPoolExecutor(max_workers=context.jobs) as pool:
+        futures: set[Future[StepDone]] = {pool.submit(_one, context, number, step) for number, step in waiting}
+        while futures:
+            finished, futures = wait(futures, return_when=FIRST_EXCEPTION, timeout=0.1)
+            for future in finished:
+                if future.exception():
+                    for other in futures:
+                        other.cancel()
+                yield future.result()
+
+
+def _one(context: _Context, number: int, step: Step) -> StepDone:
+    """Carry out one step and mark it."""
+    began = time.perf_counter()
+    try:
+        if isinstance(step, Sql):
+            _sql(context, number, step, began)
+        else:
+            if isinstance(step, Command):
+                _command(step)
+            elif isinstance(step, File):
+                _write(step)
+            catalog.step_done(context.home, context.state_schema, context.run, number, time.perf_counter() - began)
+    except psycopg.Error as error:
+        raise failed(error, step.does) from error
+    return StepDone(number=number, step=step, seconds=time.perf_counter() - began)
+
+
+def _sql(context: _Context, number: int, step: Sql, began: float) -> None:
+    """A statement on its database. Where that is home, its mark commits with it; elsewhere, right after it."""
+    at_home = context.urls[step.on] == context.urls[context.home_name]
+    with context.session(step.on) as connection:
+        if step.alone:
+            if not (step.holds and _holds(connection, step.holds)):
+                connection.execute(step.sql.encode())
+        else:
+            with connection.transaction():
+                connection.execute(step.sql.encode())
+                if at_home:
+                    seconds = time.perf_counter() - began
+                    catalog.step_done(connection, context.state_schema, context.run, number, seconds)
+        if step.alone or not at_home:
+            with context.session(context.home_name) as home:
+                catalog.step_done(home, context.state_schema, context.run, number, time.perf_counter() - began)
+
+
+def _holds(connection: Connection, query: str) -> bool:
+    row = connection.execute(query.encode()).fetchone()
+    return bool(row and row[0])
+
+
+def _command(step: Command) -> None:
+    """Run a program; Unfinished with its last words when it fails."""
+    result = subprocess.run(step.argv, capture_output=True, text=True, check=False)
+    if result.returncode:
+        words = (result.stderr or result.stdout).strip().splitlines()
+        raise Unfinished(
+            f"{step.argv[0]} ended with status {result.returncode}: {words[-1] if words else 'no output'}",
+            where=step.does,
+            try_="mend what it says, then run the same command again",
+        )
+
+
+def _write(step: File) -> None:
+    """Write a file whole: into a neighbour first, which then takes its place."""
+    path = Path(step.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        file.write(step.text)
+    Path(file.name).replace(path)
+
+
+def _load(
+    context: _Context, group: Iterable[tuple[int, Step]], source: Source | None, readers: Sequence[object]
+) -> Iterator[Event]:
+    """The loads of a plan, all of them together: parts of several tables at once."""
+    if source is None:
+        raise ConfigError("the plan copies rows, and no source was given")
+    loads = {}
+    for number, step in group:
+        assert isinstance(step, Load)  # noqa: S101 - a group is of one kind
+        yield StepStarted(number=number, step=step)
+        loads[number] = step
+    loader = Loader(
+        loads,
+        readers=readers,  # type: ignore[arg-type]
+        connect=context.connect,
+        run_id=context.run,
+        state_schema=context.state_schema,
+    )
+    for event in loader.run(set(context.done)):
+        if isinstance(event, Loaded):
+            if event.number not in context.done:
+                with context.session(context.home_name) as home:
+                    catalog.step_done(home, context.state_schema, context.run, event.number, event.seconds)
+            yield StepDone(
+                number=event.number,
+                step=loads[event.number],
+                seconds=event.seconds,
+                skipped=event.number in context.done,
+                loaded=event.loaded,
+                quarantined=event.quarantined,
+                bytes=event.bytes,
+            )
+        else:
+            yield event
+
+
+def _take_back(context: _Context) -> Iterator[Event]:
+    """Undo the steps that are marked, and the loads that have begun, each in a transaction with its mark."""
+    home = context.home
+    done = catalog.steps_done(home, context.state_schema, context.run)
+    for number, step in reversed(list(enumerate(context.plan.steps, start=1))):
+        begun = number in done
+        if isinstance(step, Load) and not begun:
+            with context.session(step.on) as connection:
+                begun = bool(catalog.parts_done(connection, context.state_schema, context.run, number))
+        if not begun:
+            continue
+        if step.undo is None:
+            says = f"{step.does}: this cannot be taken back"
+            yield Noticed(finding=Finding(code="irreversible-step", where=f"step {number}", says=says))
+            continue
+        began = time.perf_counter()
+        yield StepStarted(number=number, step=step)
+        try:
+            _undo_one(context, step)
+        except psycopg.Error as error:
+            raise failed(error, f"undo: {step.does}") from error
+        yield StepDone(number=number, step=step, seconds=time.perf_counter() - began)
+
+
+def _undo_one(context: _Context, step: Step) -> None:
+    if isinstance(step, Command):
+        if step.undo:
+            _command(Command(does=f"undo: {step.does}", argv=("sh", "-c", step.undo)))
+    elif isinstance(step, File):
+        Path(step.path).unlink(missing_ok=True)
+    elif step.undo:
+        with context.session(step.on) as connection:
+            connection.execute(step.undo.encode())
+
+
+def failed(error: psycopg.Error, where: str) -> DbscaleError:
+    """What a step that met a database error raises: the server's words, the step, and what to do."""
+    translated = postgres.translated(error, where=where)
+    if isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.DiskFull):
+        return Unfinished(translated.says, where=where, try_="when the server is back, run the same command again")
+    if detail := error.diag.message_detail:
+        translated.says += f" ({detail})"
+    return translated
+
+
+def _give_memory(connection: Connection) -> None:
+    """Let this session build indexes in memory: at least 256 MB, the server's own setting where that is more."""
+    connection.execute(
+        "SELECT set_config('maintenance_work_mem', '256MB', false) FROM pg_settings"
+        " WHERE name = 'maintenance_work_mem' AND setting::bigint < 262144"
+    )
+
+
+def _source_changed(source: Source) -> Finding:
+    return Finding(
+        code="source-changed",
+        where=source.title,
+        says="commits were made to the source after the snapshot that was copied; they are not in the target",
+        try_="stop the application's writes, then run the same command again; or --hold-writes",
+        level="data",
+    )
+
+
+__all__ = [
+    "Event",
+    "Finished",
+    "Noticed",
+    "Progress",
+    "Started",
+    "StepDone",
+    "StepStarted",
+    "failed",
+    "run",
+    "undo",
+]

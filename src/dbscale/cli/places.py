@@ -1,0 +1,69 @@
+"""From what stands on the command line to an open source and a target's URL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dbscale import config as configuration
+from dbscale.cli import output
+from dbscale.config import Config, Location
+from dbscale.drivers.source import Source
+from dbscale.errors import ConfigError
+from dbscale.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    reference: str
+    """As written on the command line; plans carry it, without a password."""
+    url: str
+    """For libpq."""
+    title: str
+
+
+def location(config: Config, reference: str) -> Location:
+    """Where a name, a path or a URL leads; notes about dropped options are said on stderr."""
+    place = configuration.locate(config.database(reference))
+    for note in place.notes:
+        output.say(f"note: {note}")
+    return place
+
+
+def open_source(config: Config, reference: str, *, copy_first: bool = False, hold_writes: bool = False) -> Source:
+    """The source that `reference` means; ConfigError where it is a database that dbscale only writes to."""
+    place = location(config, reference)
+    if place.kind == "sqlite":
+        from dbscale.drivers.sqlite import SqliteSource
+
+        return SqliteSource(place.address, copy_first=copy_first, hold_writes=hold_writes)
+    if place.kind == "libsql":
+        from dbscale.drivers.libsql import open_source as open_libsql
+
+        return open_libsql(place)
+    raise ConfigError(
+        f"{place.title} is PostgreSQL: the source is a SQLite or libSQL database",
+        where=reference,
+        try_="the source comes first: dbscale migrate SOURCE TARGET",
+    )
+
+
+def open_target(config: Config, reference: str) -> Target:
+    """The PostgreSQL database that `reference` means; an embedded server is started if it does not run."""
+    place = location(config, reference)
+    if place.kind == "embedded":
+        from dbscale.drivers import embedded
+
+        return Target(reference=reference, url=embedded.url(place.address), title=place.title)
+    if place.kind == "postgres":
+        return Target(reference=reference, url=place.address, title=place.title)
+    raise ConfigError(
+        f"{place.title} is not PostgreSQL: the target has to be",
+        where=reference,
+        try_="the target comes second: dbscale migrate SOURCE TARGET",
+    )
+
+
+def urls(config: Config, plan: Plan) -> Mapping[str, str]:
+    """The URLs of a saved plan's databases but its source, looked up again: plans carry no passwords."""
+    return {name: open_target(config, reference).url for name, reference in plan.databases.items() if name != "source"}
