@@ -161,7 +161,7 @@ def run(
         for group in _groups(plan.steps):
             if isinstance(group[0][1], Load):
                 yield from _load(context, group, source, readers)
-                if source and source.fingerprint() != fingerprint:
+                if source and source.changed_since_snapshot():
                     yield Noticed(finding=_source_changed(source))
             else:
                 yield from _carry_out(context, group)
@@ -304,6 +304,7 @@ def _load(
         loads,
         readers=readers,  # type: ignore[arg-type]
         connect=context.connect,
+        interrupt=source.interrupt,
         run_id=context.run,
         state_schema=context.state_schema,
     )

@@ -88,6 +88,7 @@ class Loader:
     loads: Mapping[int, Load]
     readers: Sequence[Reader]
     connect: Callable[[str], Connection]
+    interrupt: Callable[[], None]
     run_id: int
     state_schema: str
     _tasks: queue.SimpleQueue[_Task] = field(default_factory=queue.SimpleQueue)
@@ -115,9 +116,8 @@ class Loader:
             yield from self._report(tallies, len(threads))
         finally:
             self._stop.set()
-            for reader in self.readers:
-                if interrupt := getattr(reader, "interrupt", None):
-                    interrupt()
+            if any(thread.is_alive() for thread in threads):
+                self.interrupt()
             for thread in threads:
                 thread.join()
 

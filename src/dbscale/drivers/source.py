@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from dbscale.errors import Finding
+
 Value = None | int | float | str | bytes
 
 
@@ -39,4 +41,17 @@ class Source(Protocol):
         """`readers` connections that all see the same committed state, until the block ends."""
 
     def fingerprint(self) -> str:
-        """A token of the committed state: equal tokens mean that nothing was committed in between."""
+        """A token of the committed state: the snapshot's while one is open, else what is there now.
+
+        Equal tokens mean that nothing was committed in between; a change of token need not mean a change of data.
+        """
+
+    def changed_since_snapshot(self) -> bool:
+        """Whether anyone has committed since the open snapshot was taken. To be asked while it is open."""
+
+    def interrupt(self) -> None:
+        """Stop every read, from any thread: each raises SourceError soon."""
+
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        """What a user should know about how the source was opened and read."""
