@@ -1,0 +1,66 @@
+"""scripts/marketplace.py: the same rows each time, and what the sample promises to hold."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+from fix_marketplace import GENERATOR
+
+
+def test_same_size_and_seed_give_the_same_file(tmp_path: Path, marketplace: Path) -> None:
+    again = tmp_path / "again.db"
+    subprocess.run([sys.executable, str(GENERATOR), str(again), "--transactions", "2000"], check=True)
+    assert again.read_bytes() == marketplace.read_bytes()
+
+
+def test_another_seed_gives_other_rows(tmp_path: Path, marketplace: Path) -> None:
+    other = tmp_path / "other.db"
+    subprocess.run([sys.executable, str(GENERATOR), str(other), "--transactions", "2000", "--seed", "2"], check=True)
+    assert other.read_bytes() != marketplace.read_bytes()
+
+
+def test_does_not_replace_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "kept.db"
+    file.write_text("mine")
+    done = subprocess.run([sys.executable, str(GENERATOR), str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "--force" in done.stderr
+    assert file.read_text() == "mine"
+
+
+def test_holds_what_it_promises(marketplace: Path) -> None:
+    database = sqlite3.connect(marketplace)
+
+    def one(sql: str) -> object:
+        return database.execute(sql).fetchone()[0]
+
+    assert database.execute("PRAGMA foreign_key_check").fetchall() == []
+    assert one("PRAGMA integrity_check") == "ok"
+    for table in ("users", "transactions"):
+        assert one(f"SELECT seq > (SELECT max(id) FROM {table}) FROM sqlite_sequence WHERE name = '{table}'")
+    assert one("SELECT count(DISTINCT typeof(unit_price)) FROM transactions") == 2, "prices are integers and reals"
+    assert one("SELECT max(receipt) > 1 << 53 FROM transactions")
+    assert one("SELECT count(*) FROM transactions WHERE note LIKE '%' || char(10) || '%'")
+    assert one("SELECT count(*) FROM transactions WHERE note LIKE '%' || char(9) || '%'")
+    assert one("SELECT count(*) FROM transactions WHERE note LIKE '%\\%'")
+    assert one("SELECT count(*) FROM transactions WHERE note = ''")
+    assert one("SELECT count(*) FROM users WHERE full_name GLOB '*[가-힣]*'")
+    assert one("SELECT count(*) FROM users WHERE referred_by IS NOT NULL")
+    assert one("SELECT count(*) FROM farm_sales") == one("SELECT count(*) FROM farms")
+    assert one("SELECT sum(json_valid(metadata)) = count(metadata) FROM transactions")
+    assert one("SELECT count(*) FROM users WHERE instr(avatar, x'00')")
+
+
+def test_leaves_out_the_indexes_that_are_to_be_recommended(marketplace: Path) -> None:
+    database = sqlite3.connect(marketplace)
+    first = {
+        (table, column)
+        for (table,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        for (index,) in database.execute("SELECT name FROM pragma_index_list(?)", (table,))
+        for (column,) in database.execute("SELECT name FROM pragma_index_info(?) WHERE seqno = 0", (index,))
+    }
+    wanted = {("farms", "location"), ("transactions", "created_at"), ("predictions", "crop_type")}
+    assert not first & {*wanted, ("analysis_history", "user_id")}
