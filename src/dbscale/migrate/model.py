@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dbscale.migrate.declaration import fold
 from dbscale.plan import Conversion
 
 
@@ -18,6 +19,8 @@ class SourceColumn:
     declared: str
     """The declared type, as written; empty when there is none."""
     not_null: bool = False
+    not_null_conflict: str = ""
+    """Of `NOT NULL ON CONFLICT x`: `REPLACE`, `IGNORE` …; empty when it is the default, ABORT."""
     default: str | None = None
     """The default's SQL, as `pragma table_xinfo` gives it; None when there is none."""
     generated: Literal["", "virtual", "stored"] = ""
@@ -113,7 +116,7 @@ class SourceTable:
     def column(self, name: str) -> SourceColumn:
         """The column called `name`, ignoring ASCII case as SQLite does; KeyError when there is none."""
         for column in self.columns:
-            if column.name.lower() == name.lower():
+            if fold(column.name) == fold(name):
                 return column
         raise KeyError(name)
 
@@ -122,7 +125,7 @@ class SourceTable:
 class SourceObject:
     """A view, a trigger or a virtual table: something that is more than rows."""
 
-    kind: Literal["view", "trigger", "virtual", "shadow", "internal"]
+    kind: Literal["view", "trigger", "virtual", "shadow", "internal", "unreadable"]
     name: str
     table: str = ""
     """The table a trigger belongs to, or the virtual table that a shadow table serves."""
@@ -141,12 +144,14 @@ class SourceSchema:
     virtuals: tuple[SourceObject, ...] = ()
     skipped: tuple[SourceObject, ...] = ()
     """Shadow tables and the bookkeeping of SQLite, libSQL, Litestream and the like."""
+    unreadable: tuple[SourceObject, ...] = ()
+    """Tables and indexes whose definition this SQLite cannot parse: their rows or rules would be missing."""
     encoding: str = "UTF-8"
 
     def table(self, name: str) -> SourceTable:
         """The table called `name`, ignoring ASCII case; KeyError when there is none."""
         for table in self.tables:
-            if table.name.lower() == name.lower():
+            if fold(table.name) == fold(name):
                 return table
         raise KeyError(name)
 
