@@ -35,6 +35,9 @@ from dbscale.schema import columns_sql, quote
 PART_ROWS = 100_000
 """Rows of one part. Smaller costs commits, larger loses more work to a kill: at 100,000 neither is felt."""
 
+_PATIENCE = 10.0
+"""Seconds that a broken-off run waits for its threads; they are daemons, and their transactions are not committed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
@@ -96,6 +99,7 @@ class Loader:
         default_factory=queue.SimpleQueue
     )
     _stop: threading.Event = field(default_factory=threading.Event)
+    _sessions: list[Connection] = field(default_factory=list)
 
     def run(self, done: set[int]) -> Iterator[Progress | Loaded]:
         """Copy every load but those in `done`; yields progress, and each load once it is complete."""
@@ -112,14 +116,23 @@ class Loader:
         ]
         for thread in threads:
             thread.start()
+        complete = False
         try:
             yield from self._report(tallies, len(threads))
+            complete = True
         finally:
             self._stop.set()
-            if any(thread.is_alive() for thread in threads):
-                self.interrupt()
+            if not complete:
+                self._break_off()
             for thread in threads:
-                thread.join()
+                thread.join(timeout=None if complete else _PATIENCE)
+
+    def _break_off(self) -> None:
+        """Stop what the threads wait for: SQLite at its next step, PostgreSQL by a cancel request."""
+        self.interrupt()
+        for session in tuple(self._sessions):
+            with suppress(psycopg.Error, OSError):
+                session.cancel_safe(timeout=2)
 
     def _plan(self, done: set[int], tallies: dict[int, _Tally]) -> Iterator[_Task]:
         """The parts that are still to copy, largest tables first; what has arrived before goes into the tallies."""
@@ -166,6 +179,7 @@ class Loader:
                     break
                 if task.load.on not in sessions:
                     sessions[task.load.on] = self.connect(task.load.on)
+                    self._sessions.append(sessions[task.load.on])
                 part = self._copy(reader, sessions[task.load.on], task)
                 self._events.put((task.number, part))
         except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits for it

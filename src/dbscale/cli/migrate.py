@@ -141,23 +141,39 @@ def migrate(
     opened = places.open_source(settings, source, copy_first=copy_first, hold_writes=hold_writes)
     destination = places.open_target(settings, target)
     options = make_options(settings, chosen, jobs=jobs, state_schema=state_schema)
-    migration = planning.make(opened, destination.url, options, source_reference=source, target_reference=target)
-    plan = migration.plan
+
+    def make(*, ignore_rows: bool) -> Migration:
+        return planning.make(
+            opened,
+            destination.url,
+            options,
+            source_reference=source,
+            target_reference=target,
+            ignore_rows=ignore_rows,
+            say=(lambda _: None) if as_json else output.say,
+        )
+
     if out or as_sql or dry_run:
-        return show_plan(plan, migration, out=out, as_sql=as_sql, as_json=as_json)
-    if not as_json:
-        output.say(headline(plan))
-        output.show_findings(plan.findings)
-    resume = settle_earlier(plan, opened, destination, state_schema)
-    if resume and resume.state == "done":
-        output.say(f"run {resume.id} has done this already")
-        outcome = Outcome(run=resume.id)
+        migration = make(ignore_rows=False)
+        return show_plan(migration.plan, migration, out=out, as_sql=as_sql, as_json=as_json)
+    earlier = settle_earlier(source, options.as_strings(), opened, destination, state_schema)
+    if earlier and earlier.state == "done":
+        output.say(f"run {earlier.id} has done this already")
+        migration, outcome = make(ignore_rows=True), Outcome(run=earlier.id)
+    elif earlier:
+        plan = Plan.from_json(earlier.plan)
+        outcome = carry_out(plan, opened, destination, state_schema, jobs=jobs, resume=earlier, quiet=as_json)
+        migration = make(ignore_rows=True)
     else:
+        migration = make(ignore_rows=False)
+        if not as_json:
+            output.say(headline(migration.plan))
+            output.show_findings(migration.plan.findings)
         if options.truncate:
             output.confirm("Empty the target's tables and fill them from the source?", yes=yes)
-        outcome = carry_out(plan, opened, destination, state_schema, jobs=jobs, resume=resume, quiet=as_json)
-        if not as_json:
-            output.answer(summary(outcome))
+        outcome = carry_out(migration.plan, opened, destination, state_schema, jobs=jobs, resume=None, quiet=as_json)
+    if outcome.loads and not as_json:
+        output.answer(summary(outcome))
     return conclude(migration, opened, destination, outcome, as_json=as_json, no_verify=no_verify)
 
 
@@ -189,31 +205,33 @@ def carry_out(
     return outcome
 
 
-def settle_earlier(plan: Plan, source: Source, target: Target, state_schema: str) -> Run | None:
-    """What an earlier run left: the run to go on with, or a done one with nothing to add, or None after clearing up.
+def settle_earlier(
+    reference: str, options: dict[str, str], source: Source, target: Target, state_schema: str
+) -> Run | None:
+    """What an earlier run from this source left: one to go on with, or a done one with nothing to add, or None.
 
-    TargetInUse where an unfinished run of another plan stands in the way.
+    A run that was interrupted and whose source has changed since is undone first: it is to be loaded anew.
+    TargetInUse where an unfinished run with other options stands in the way.
     """
     with postgres.connect(target.url) as connection:
         runs = catalog.runs(connection, state_schema)
-    earlier = next((run for run in runs if run.state != "undone" and run.source == plan.databases["source"]), None)
+    earlier = next((run for run in runs if run.state != "undone" and run.source == reference), None)
     if earlier is None:
         return None
+    plan = Plan.from_json(earlier.plan)
     unchanged = earlier.fingerprint == source.fingerprint()
-    if earlier.plan_id == plan.id and unchanged:
+    if plan.options == options and unchanged:
         return earlier
     if not earlier.unfinished:
         return None
-    if unchanged:
+    if plan.options != options:
         raise TargetInUse(
-            f"run {earlier.id} of another plan is unfinished here: {earlier.title}",
+            f"run {earlier.id} is unfinished, with other options: {earlier.title}",
             where=target.title,
             try_=f"give its options again, or take it back: dbscale undo {earlier.id} {target.reference}",
         )
     output.say(f"the source has changed since run {earlier.id} was interrupted: what it loaded is loaded anew")
-    for event in apply.undo(
-        earlier, Plan.from_json(earlier.plan), urls={"target": target.url}, state_schema=state_schema
-    ):
+    for event in apply.undo(earlier, plan, urls={"target": target.url}, state_schema=state_schema):
         if isinstance(event, Noticed):
             output.show_findings([event.finding])
     return None
@@ -357,9 +375,11 @@ def apply_command(plan_file: str, *, jobs: int, dry_run: bool, yes: bool, as_jso
     source = places.open_source(settings, plan.databases["source"]) if "source" in plan.databases else None
     state_schema = plan.options.get("state_schema", catalog.DEFAULT_SCHEMA)
     if source:
-        planning.check_basis(plan, source, target.url)
+        planning.check_basis(plan, source)
     output.confirm(f"Carry out plan {plan.id}: {plan.title}?", yes=yes)
-    resume = settle_earlier(plan, source, target, state_schema) if source else None
+    resume = (
+        settle_earlier(plan.databases["source"], dict(plan.options), source, target, state_schema) if source else None
+    )
     if resume and resume.state == "done":
         output.say(f"run {resume.id} has done this already")
         return 0

@@ -1,0 +1,395 @@
+"""The plan of a migration: reads the source and the target, and decides everything before anything is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+from typing import Any, Literal
+
+from dbscale.drivers import postgres
+from dbscale.drivers.postgres import Connection
+from dbscale.drivers.source import Reader, Source
+from dbscale.errors import ConfigError, Finding, Missing, StalePlan
+from dbscale.migrate import existing, facts, orm, steps, target, types
+from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
+from dbscale.migrate.names import Identifiers
+from dbscale.migrate.profile import profile
+from dbscale.migrate.source import read_schema
+from dbscale.migrate.target import Target
+from dbscale.plan import Load, LoadColumn, Plan
+from dbscale.schema import Schema, quote
+
+OLDEST_SERVER = 130000
+"""PostgreSQL 13, the oldest that is tested for behaviour dbscale relies on (`DROP EXPRESSION`, sane identities)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user asked for."""
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    schema: str = "public"
+    identifiers: Identifiers = "preserve"
+    collate: str = ""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """`table.column` and the type wanted for it."""
+    on_bad_row: Literal["stop", "quarantine"] = "stop"
+    on_invalid_text: Literal["stop", "replace", "bytea", "quarantine"] = "stop"
+    into_existing: bool = False
+    truncate: bool = False
+    jobs: int = 2
+    state_schema: str = "dbscale"
+
+    def as_strings(self) -> dict[str, str]:
+        """All that decides what the plan does, for `Plan.options`: two runs with equal strings do the same."""
+        return {
+            "only": json.dumps(sorted(self.only)),
+            "skip": json.dumps(sorted(self.skip)),
+            "schema": self.schema,
+            "identifiers": self.identifiers,
+            "collate": self.collate,
+            "types": json.dumps(dict(self.types), sort_keys=True),
+            "on_bad_row": self.on_bad_row,
+            "on_invalid_text": self.on_invalid_text,
+            "into_existing": str(self.into_existing).lower(),
+            "truncate": str(self.truncate).lower(),
+            "state_schema": self.state_schema,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What was read from the source, and the types chosen for it."""
+
+    schema: SourceSchema
+    profiles: Mapping[str, TableProfile]
+    choices: Mapping[tuple[str, str], Choice]
+    findings: tuple[Finding, ...]
+    orms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """A plan, and what it was made from: `verify` needs both."""
+
+    plan: Plan
+    options: Options
+    survey: Survey
+    loads: tuple[Load, ...]
+    target: Target | None
+    """None when the rows go into tables that exist."""
+
+    @property
+    def choices(self) -> Mapping[tuple[str, str], Choice]:
+        return self.survey.choices
+
+    def declared(self, table: str, column: str) -> str:
+        """The type that the source declares."""
+        return self.survey.schema.table(table).column(column).declared
+
+
+def make(
+    source: Source,
+    url: str,
+    options: Options,
+    *,
+    source_reference: str,
+    target_reference: str,
+    ignore_rows: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Migration:
+    """Read both sides and plan. Nothing is changed on either.
+
+    `ignore_rows`: do not mind what the target holds already (for verify). `say` hears what is being read. Raises what
+    the drivers raise; whatever else stands in the way becomes a blocker among the plan's findings.
+    """
+    with postgres.connect(url, name="dbscale plan") as connection, postgres.reading(connection):
+        _check_server(connection)
+        if options.into_existing:
+            return _into_existing(
+                source, connection, options, source_reference, target_reference, ignore_rows=ignore_rows, say=say
+            )
+        vector = _has_extension(connection, "vector")
+        present = relations(connection, options.schema)
+        new_schema = not _exists(connection, options.schema)
+        _check_privileges(connection, options.schema, new_schema=new_schema)
+    survey, made = survey_source(source, options, vector=vector, say=say)
+    loads = tuple(_loads(survey, made.load, options, {table: made.tables[table] for table in made.load}))
+    sequences = {each.table: each.sequence for each in made.identities if each.sequence}
+    findings = [*survey.findings, *made.findings, *source.notes]
+    if not ignore_rows:
+        findings += _clashes(present, made.schema)
+    plan = Plan(
+        title=f"{source.title} into {target_reference}",
+        databases={"source": source_reference, "target": target_reference},
+        steps=steps.create(made.schema, loads, sequences, new_schema=new_schema),
+        findings=_unique(findings),
+        basis={"source": schema_digest(survey.schema)},
+        options=options.as_strings(),
+    )
+    return Migration(plan=plan, options=options, survey=survey, loads=loads, target=made)
+
+
+def _into_existing(
+    source: Source,
+    connection: Connection,
+    options: Options,
+    source_reference: str,
+    target_reference: str,
+    *,
+    ignore_rows: bool,
+    say: Callable[[str], None],
+) -> Migration:
+    """The plan of `--into-existing`: the target's tables and types are given, only rows move."""
+    live = existing.read(connection, options.schema)
+    vector = _has_extension(connection, "vector")
+    with source.snapshot(1) as readers:
+        schema = _selected(read_schema(readers[0]), options)
+    framework = [table for each in orm.detect(schema) for table in each.bookkeeping]
+    matches, findings = existing.match(schema, live, options.types, framework)
+    wanted = {
+        f"{each.source.name}.{name}": options.types.get(f"{each.source.name}.{name}", column.type)
+        for each in matches
+        for name, column in each.columns
+    }
+    narrowed = replace(options, types=wanted, only=tuple(each.source.name for each in matches), skip=())
+    survey, _ = survey_source(source, narrowed, vector=vector, say=say)
+    columns = {
+        each.source.name: tuple(
+            LoadColumn(
+                source=name,
+                target=column.name,
+                conversion=survey.choices[(each.source.name, name)].conversion,
+            )
+            for name, column in each.columns
+            if (each.source.name, name) in survey.choices
+        )
+        for each in matches
+    }
+    names = {each.source.name: each.live.name for each in matches}
+    loads = tuple(_loads(survey, columns, options, names))
+    sequences = {each.source.name: each.source.sequence or 0 for each in matches}
+    noticed = [*findings, *survey.findings, *source.notes]
+    if not (ignore_rows or options.truncate):
+        noticed += existing.in_the_way(matches)
+    plan = Plan(
+        title=f"{source.title} into the tables of {target_reference}",
+        databases={"source": source_reference, "target": target_reference},
+        steps=existing.steps(options.schema, matches, loads, sequences, truncate=options.truncate),
+        findings=_unique(noticed),
+        basis={"source": schema_digest(survey.schema)},
+        options=options.as_strings(),
+    )
+    return Migration(plan=plan, options=options, survey=survey, loads=loads, target=None)
+
+
+def survey_source(
+    source: Source, options: Options, *, vector: bool, say: Callable[[str], None]
+) -> tuple[Survey, Target]:
+    """Read the source's schema and values within one snapshot, choose types, and build the target's schema."""
+    with source.snapshot(options.jobs) as readers:
+        schema = _selected(read_schema(readers[0]), options)
+        orms = orm.detect(schema)
+        shapes = {table.name: types.wanted(table, schema, orms, options.types) for table in schema.tables}
+        say(f"reading {len(schema.tables)} tables of {source.title}")
+        profiles = _profiles(readers, schema, shapes)
+        choices, findings = types.choose(
+            schema,
+            profiles,
+            overrides=options.types,
+            options=types.Options(
+                on_bad_row=options.on_bad_row, on_invalid_text=options.on_invalid_text, vector=vector
+            ),
+            orms=orms,
+        )
+        known = facts.read(readers[0], schema, choices)
+        made = target.build(
+            schema,
+            choices,
+            schema_name=options.schema,
+            identifiers=options.identifiers,
+            collation=options.collate,
+            profiles=profiles,
+            facts=known,
+        )
+    survey = Survey(
+        schema=schema,
+        profiles=profiles,
+        choices=choices,
+        findings=findings,
+        orms=tuple(each.name for each in orms),
+    )
+    return survey, made
+
+
+def _profiles(
+    readers: Sequence[Reader], schema: SourceSchema, shapes: Mapping[str, Mapping[str, Sequence[str]]]
+) -> dict[str, TableProfile]:
+    """Profiles of all tables, as many at once as there are readers."""
+    free: SimpleQueue[Reader] = SimpleQueue()
+    for reader in readers:
+        free.put(reader)
+
+    def one(table: SourceTable) -> TableProfile:
+        reader = free.get()
+        try:
+            return profile(reader, table, shapes[table.name])
+        finally:
+            free.put(reader)
+
+    with ThreadPoolExecutor(max_workers=len(readers)) as pool:
+        return dict(zip((table.name for table in schema.tables), pool.map(one, schema.tables), strict=True))
+
+
+def _loads(
+    survey: Survey,
+    columns: Mapping[str, Sequence[LoadColumn]],
+    options: Options,
+    names: Mapping[str, str],
+) -> Iterator[Load]:
+    quarantine = options.on_bad_row == "quarantine" or options.on_invalid_text == "quarantine"
+    for table in survey.schema.tables:
+        if table.name not in columns:
+            continue
+        seen = survey.profiles[table.name]
+        yield Load(
+            does=f"copy {quote(table.name)}",
+            table=table.name,
+            schema=options.schema,
+            target=names[table.name],
+            columns=tuple(columns[table.name]),
+            key=table.primary_key,
+            rowid=table.rowid_name,
+            rows=seen.rows,
+            bytes=seen.bytes,
+            widest=max((column.widest for column in seen.columns.values()), default=0),
+            on_bad_row="quarantine" if quarantine else "stop",
+            undo=f"TRUNCATE {quote(options.schema, names[table.name])}" if options.into_existing else "",
+        )
+
+
+def _selected(schema: SourceSchema, options: Options) -> SourceSchema:
+    """The schema with the tables that --only and --skip leave; ConfigError for a name that is not there."""
+    known = {table.name.lower() for table in schema.tables} | {view.name.lower() for view in schema.views}
+    for flag, names in (("--only", options.only), ("--skip", options.skip)):
+        for name in names:
+            if name.lower() not in known:
+                raise ConfigError(
+                    f"the source has no table {name!r}",
+                    where=flag,
+                    try_="one of: " + ", ".join(sorted(table.name for table in schema.tables)[:20]),
+                )
+    for place in options.types:
+        table, _, column = place.partition(".")
+        if not any(each.name == table and any(c.name == column for c in each.columns) for each in schema.tables):
+            hint = "table.column, spelled as the source spells it"
+            raise ConfigError(f"the source has no column {place!r}", where="[migrate.types]", try_=hint)
+    tables = tuple(table for table in schema.tables if target.wanted(table.name, options.only, options.skip))
+    views = tuple(view for view in schema.views if target.wanted(view.name, options.only, options.skip))
+    triggers = tuple(each for each in schema.triggers if target.wanted(each.table, options.only, options.skip))
+    return replace(schema, tables=tables, views=views, triggers=triggers)
+
+
+def schema_digest(schema: SourceSchema) -> str:
+    """A hash of the source's declarations: what a plan relies on, beside the values that the guards watch."""
+    declared = sorted((table.name, table.sql) for table in schema.tables)
+    return hashlib.sha256(repr(declared).encode()).hexdigest()[:16]
+
+
+def check_basis(plan: Plan, source: Source) -> None:
+    """StalePlan when the source's schema is not the one that the plan was made for."""
+    with source.snapshot(1) as readers:
+        schema = read_schema(readers[0])
+    options = Options(
+        only=tuple(json.loads(plan.options.get("only", "[]"))), skip=tuple(json.loads(plan.options.get("skip", "[]")))
+    )
+    if plan.basis.get("source") not in (None, schema_digest(_selected(schema, options))):
+        raise StalePlan(
+            "the source's schema has changed since the plan was made",
+            where=source.title,
+            try_="make the plan again: dbscale migrate SOURCE TARGET -o plan.json",
+        )
+
+
+# What has to be known of the target
+
+
+def _check_server(connection: Connection) -> None:
+    """Missing where the server cannot be a target: too old, not UTF-8, or behind a pooler."""
+    version = connection.info.server_version
+    if version < OLDEST_SERVER:
+        raise Missing(f"PostgreSQL {version // 10000} is too old", try_="PostgreSQL 13 or newer")
+    encoding = _value(connection, "SELECT current_setting('server_encoding')")
+    if encoding != "UTF8":
+        raise Missing(
+            f"the database's encoding is {encoding}: it cannot hold every text of SQLite",
+            try_="createdb --encoding=UTF8 --template=template0 NAME",
+        )
+    # A pooler answers with a process id of its own making.
+    if connection.info.backend_pid != _value(connection, "SELECT pg_backend_pid()"):
+        raise Missing(
+            "there is a pooler in front of this server: a run needs sessions of its own",
+            where=f"{connection.info.host}:{connection.info.port}",
+            try_="give the URL of the server itself",
+        )
+
+
+def _check_privileges(connection: Connection, schema: str, *, new_schema: bool) -> None:
+    """Missing where this role may not create what the plan needs."""
+    if new_schema:
+        allowed = _value(connection, "SELECT has_database_privilege(current_database(), 'CREATE')")
+        what, grant = f"create the schema {schema!r}", "GRANT CREATE ON DATABASE … TO …"
+    else:
+        allowed = _value(connection, "SELECT has_schema_privilege(%s, 'CREATE')", schema)
+        what, grant = f"create tables in the schema {schema!r}", f"GRANT CREATE ON SCHEMA {quote(schema)} TO …"
+    if not allowed:
+        role = _value(connection, "SELECT current_user")
+        raise Missing(f"the role {role!r} may not {what}", try_=f"{grant}, or name another with --schema")
+
+
+def relations(connection: Connection, schema: str) -> frozenset[str]:
+    """The names of the relations in a schema: tables, views, indexes and sequences share one namespace."""
+    rows = connection.execute(
+        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s", [schema]
+    )
+    return frozenset(name for (name,) in rows)
+
+
+def _clashes(present: frozenset[str], schema: Schema) -> list[Finding]:
+    """Blockers for names that the target's schema has already."""
+    wanted = [table.name for table in schema.tables] + [view.name for view in schema.views]
+    taken = sorted(present.intersection(wanted))
+    if not taken:
+        return []
+    return [
+        Finding(
+            code="target-not-empty",
+            where=f"schema {schema.name}",
+            says=f"{len(taken)} of the tables and views are there already: {', '.join(taken[:5])}"
+            + (" …" if len(taken) > 5 else ""),
+            try_="--schema NEW, or --into-existing to load into them, or dbscale undo RUN to take an earlier run back",
+            level="blocker",
+        )
+    ]
+
+
+def _exists(connection: Connection, schema: str) -> bool:
+    return bool(_value(connection, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)", schema))
+
+
+def _has_extension(connection: Connection, name: str) -> bool:
+    return bool(_value(connection, "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = %s)", name))
+
+
+def _value(connection: Connection, query: str, *parameters: object) -> Any:
+    row = connection.execute(query.encode(), parameters).fetchone()
+    return row[0] if row else None
+
+
+def _unique(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(dict.fromkeys(findings))
