@@ -16,6 +16,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
@@ -130,8 +131,11 @@ class Stream(Protocol):
     def execute_long(self, sql: str, parameters: Sequence[Value] = ()) -> Answer:
         """The same, where the answer may exceed what the server puts into one response."""
 
-    def columns(self, sql: str) -> int:
+    def columns(self, sql: str, parameters: Sequence[Value] = ()) -> int:
         """How many columns a SELECT has."""
+
+    def abort(self) -> None:
+        """Give up the request at work, from any thread: it raises StreamLost or Unreachable."""
 
     def close(self) -> None:
         """End the stream and its transaction. Raises nothing."""
@@ -161,7 +165,7 @@ class HttpStream:
         result, state = self._pipeline(_execute(sql, parameters), {"type": "get_autocommit"})
         return _answer(result, not state["is_autocommit"])
 
-    def columns(self, sql: str) -> int:
+    def columns(self, sql: str, parameters: Sequence[Value] = ()) -> int:  # noqa: ARG002
         (result,) = self._pipeline({"type": "describe", "sql": sql})
         return len(result["result"]["cols"])
 
@@ -173,7 +177,7 @@ class HttpStream:
         only within a transaction and so prove it; a stream that expires meanwhile does no harm to these rows.
         """
         guard = {"stmt": {"sql": "SELECT 1"}, "condition": {"type": "not", "cond": {"type": "is_autocommit"}}}
-        steps = [guard, {"stmt": _statement(sql, parameters)}, guard]
+        steps = [guard, {"stmt": statement(sql, parameters)}, guard]
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115
         try:
             self._post("/v3/cursor", {"baton": self._baton, "batch": {"steps": steps}}, spool)
@@ -186,6 +190,12 @@ class HttpStream:
             raise
         spool.seek(begin)
         return Answer(rows=_cursor_rows(spool), within=within)
+
+    def abort(self) -> None:
+        connection = self._connection
+        if connection is not None and connection.sock is not None:
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         try:
@@ -331,12 +341,13 @@ def _words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _statement(sql: str, parameters: Sequence[Value] = ()) -> dict[str, Any]:
+def statement(sql: str, parameters: Sequence[Value] = ()) -> dict[str, Any]:
+    """A statement in the protocol's form."""
     return {"sql": sql, "args": [_encoded(value) for value in parameters], "want_rows": True}
 
 
 def _execute(sql: str, parameters: Sequence[Value] = ()) -> dict[str, Any]:
-    return {"type": "execute", "stmt": _statement(sql, parameters)}
+    return {"type": "execute", "stmt": statement(sql, parameters)}
 
 
 def _encoded(value: Value) -> dict[str, Any]:
@@ -351,7 +362,8 @@ def _encoded(value: Value) -> dict[str, Any]:
     return {"type": "blob", "base64": base64.b64encode(value).decode()}
 
 
-def _decoded(cell: dict[str, Any]) -> Value:
+def decoded(cell: dict[str, Any]) -> Value:
+    """A value out of the protocol's form. Refused for an infinite number, whose sign the protocol drops."""
     kind = cell["type"]
     if kind == "null":
         return None
@@ -369,7 +381,7 @@ def _decoded(cell: dict[str, Any]) -> Value:
 
 def _answer(response: dict[str, Any], within: bool) -> Answer:
     result = response["result"]
-    rows = (tuple(map(_decoded, row)) for row in result["rows"])
+    rows = (tuple(map(decoded, row)) for row in result["rows"])
     return Answer(rows=rows, within=within, index=str(result.get("replication_index") or ""))
 
 
@@ -405,4 +417,4 @@ def _cursor_rows(spool: IO[bytes]) -> Iterator[tuple[Value, ...]]:
             if entry["type"] == "step_begin":
                 step = entry["step"]
             elif entry["type"] == "row" and step == 1:
-                yield tuple(map(_decoded, entry["row"]))
+                yield tuple(map(decoded, entry["row"]))

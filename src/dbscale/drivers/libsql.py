@@ -12,12 +12,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from typing import TypeVar
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import Protocol
 
 from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, parse, too_large
 from dbscale.drivers.source import Value
-from dbscale.errors import SourceError, Unreachable
+from dbscale.errors import DbscaleError, Finding, SourceError, Unreachable
 
 MOST_READERS = 4
 """Streams side by side: sqld holds at most 32 MB of answers at a time for all its clients."""
@@ -32,8 +32,6 @@ _LETTERS = 100
 _ROUNDS = 50
 """How often readers are opened anew because a commit came between them."""
 
-T = TypeVar("T")
-
 
 class SnapshotLost(SourceError):
     """The server gave up the snapshot, and the data may have changed since: reading cannot go on from where it was."""
@@ -42,11 +40,12 @@ class SnapshotLost(SourceError):
 
 
 class LibsqlSource:
-    """A database on a libSQL server.
+    """A database on a libSQL server (see `drivers.source.Source`).
 
     `address`: a URL (libsql, https, http, wss, ws); `token`: never printed. `frozen`: the user's word that nobody
-    writes (a branch, a copy, blocked writes), so a lost stream is opened again without asking whether anything
-    changed. `timeout`: seconds without a byte after which an answer is given up.
+    writes (a branch, a copy, blocked writes), so that a lost stream is opened again without asking whether anything
+    changed. `timeout`: seconds without a byte after which an answer is given up; `patience`: seconds that a server
+    may be away in the middle of a snapshot.
     """
 
     def __init__(
@@ -62,73 +61,140 @@ class LibsqlSource:
         self.frozen = frozen
         self._timeout = timeout
         self._patience = patience
+        self._stopped = threading.Event()
+        self._readers: Sequence[LibsqlReader] = ()
+        self._probe: _Probe | None = None
+        self._notes: dict[str, Finding] = {}
 
     @property
     def title(self) -> str:
+        """The server's URL, without the token."""
         return self.endpoint.title
 
-    def __repr__(self) -> str:
-        return f"LibsqlSource({self.title!r})"
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        """What was noticed while opening; complete once a snapshot was taken."""
+        return tuple(self._notes.values())
 
     @contextmanager
     def snapshot(self, readers: int = 1) -> Iterator[Sequence[LibsqlReader]]:
-        """Up to `readers` readers (at most four) of one state; fewer where the server cannot prove it is one.
+        """Up to `readers` readers (at most four) of one state; one where the server cannot prove that it is one.
 
-        Unreachable, SourceError; while reading, SnapshotLost.
+        Unreachable, SourceError; SnapshotLost while reading.
         """
+        if self._readers:
+            raise RuntimeError("a snapshot of this source is open already")
+        self._stopped.clear()
         with ExitStack() as stack:
-            opened = self._open(max(1, min(readers, MOST_READERS)))
-            for reader in opened:
+            stack.callback(self._forget)
+            self._probe = _Probe(stack.enter_context(closing(self._stream())))
+            self._readers = self._open(max(1, min(readers, MOST_READERS)), self._probe)
+            for reader in self._readers:
                 stack.callback(reader.close)
-            stack.enter_context(_kept_alive(opened))
-            yield opened
+            self._note_limits(readers)
+            stack.enter_context(_kept_alive([*self._readers, self._probe]))
+            yield self._readers
 
     def fingerprint(self) -> str:
-        """The server's replication index with the schema's version and the size.
+        """The server's replication index with the schema's version and the size, of the open snapshot or of now.
 
-        Turso Cloud gives its index no meaning: there each call gives another token, unless nobody writes (`frozen`).
+        Where the index means nothing (Turso Cloud) or its moment cannot be told, each snapshot has a token of its own.
         """
-        stream = self._stream()
-        try:
-            return _begin(stream, self._certain) or f"unknown-{uuid.uuid4()}"
-        finally:
-            stream.close()
+        state = self._readers[0].state if self._readers else self._state_now()
+        return state or f"unknown-{uuid.uuid4()}"
+
+    def changed_since_snapshot(self) -> bool:
+        """Whether anyone has committed since the open snapshot was taken; True where the server cannot tell."""
+        if self.frozen or not self._readers:
+            return False
+        if state := self._readers[0].state:
+            return self._state_now() != state
+        return self._probe is None or self._probe.changed()
+
+    def interrupt(self) -> None:
+        """Stop every read, from any thread: each raises SourceError."""
+        self._stopped.set()
+        for reader in tuple(self._readers):
+            reader.interrupt()
 
     @property
     def _certain(self) -> bool:
         return not self.endpoint.turso_cloud
 
+    def _state_now(self) -> str:
+        with closing(self._stream()) as stream:
+            return _begin(stream, self._certain)
+
     def _stream(self) -> Stream:
+        if self.endpoint.websocket:
+            from dbscale.drivers.websocket import WebSocketStream
+
+            return WebSocketStream(self.endpoint, timeout=self._timeout)
         return HttpStream(self.endpoint, timeout=self._timeout)
 
     def _reader(self) -> LibsqlReader:
         return LibsqlReader(
-            self._stream, title=self.title, certain=self._certain, frozen=self.frozen, patience=self._patience
+            self._stream,
+            title=self.title,
+            certain=self._certain,
+            frozen=self.frozen,
+            patience=self._patience,
+            stopped=self._stopped,
         )
 
-    def _open(self, count: int) -> list[LibsqlReader]:
-        """Readers of one state: a probe sees the same `data_version` before the first began and after the last."""
-        if count == 1:
-            return [self._reader()]
-        probe = self._stream()
-        try:
-            for _ in range(_ROUNDS):
-                with ExitStack() as undo:
-                    before = _data_version(probe)
-                    opened = [undo.enter_context(closing(self._reader())) for _ in range(count if before else 1)]
-                    if len(opened) == 1 or before == _data_version(probe):
-                        undo.pop_all()
-                        return opened
-            return [self._reader()]
-        finally:
-            probe.close()
+    def _open(self, count: int, probe: _Probe) -> list[LibsqlReader]:
+        """Readers of one state: the probe sees no commit from before the first began until after the last."""
+        for _ in range(_ROUNDS):
+            with ExitStack() as undo:
+                known = probe.look()
+                opened = [undo.enter_context(closing(self._reader())) for _ in range(count if known else 1)]
+                if len(opened) == 1 or not probe.changed():
+                    undo.pop_all()
+                    return opened
+        return [self._reader()]
+
+    def _forget(self) -> None:
+        self._readers = ()
+        self._probe = None
+
+    def _note_limits(self, wanted: int) -> None:
+        if wanted > 1 and len(self._readers) == 1:
+            self._note("libsql-one-reader", "the server could not give several readers one state: one reads alone", "")
+        if not self.frozen and not self._readers[0].state:
+            self._note(
+                "libsql-unproven-loss",
+                "should the server give up the snapshot, nothing can prove that the data is still the same",
+                "migrate from `turso db export`, from a branch, or while writes are blocked",
+            )
+
+    def _note(self, code: str, says: str, try_: str) -> None:
+        self._notes[code] = Finding(code=code, where=self.title, says=says, try_=try_)
 
 
-def _data_version(stream: Stream) -> Value:
-    """A number that changes when another connection commits; None where the server does not tell."""
-    try:
-        return next(stream.execute("SELECT data_version FROM pragma_data_version").rows)[0]
-    except Refused:
+class _Probe:
+    """A stream outside every transaction, that sees when others commit."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._version: Value = None
+
+    def look(self) -> bool:
+        """Remember the state of now; False where the server does not tell."""
+        self._version = self._read()
+        return self._version is not None
+
+    def changed(self) -> bool:
+        """Whether anyone has committed since `look`; True where that cannot be told."""
+        return self._version is None or self._read() != self._version
+
+    def keep_alive(self) -> None:
+        if self._version is not None:
+            self._read()
+
+    def _read(self) -> Value:
+        with self._lock, suppress(StreamLost, DbscaleError):
+            return next(self._stream.execute("SELECT data_version FROM pragma_data_version").rows)[0]
         return None
 
 
@@ -150,13 +216,21 @@ class LibsqlReader:
     """A reader within a snapshot on a libSQL server. Answers are read whole before the first row is given out."""
 
     def __init__(
-        self, open_stream: Callable[[], Stream], *, title: str, certain: bool, frozen: bool, patience: float
+        self,
+        open_stream: Callable[[], Stream],
+        *,
+        title: str,
+        certain: bool,
+        frozen: bool,
+        patience: float,
+        stopped: threading.Event,
     ) -> None:
         self._open_stream = open_stream
         self._title = title
         self._certain = certain
         self._frozen = frozen
         self._patience = patience
+        self._stopped = stopped
         self._lock = threading.RLock()
         self._widths: dict[str, int] = {}
         self._long: set[str] = set()
@@ -164,7 +238,7 @@ class LibsqlReader:
         self._used = time.monotonic()
         self._stream: Stream | None = open_stream()
         try:
-            self._state = _begin(self._stream, certain)
+            self.state = _begin(self._stream, certain)
             version, encoding = self._first("SELECT sqlite_version(), encoding FROM pragma_encoding")
             self._encoding = str(encoding).lower().replace("-", "_")
             self._library = tuple(int(part) for part in str(version).split("."))
@@ -189,7 +263,7 @@ class LibsqlReader:
         if not re.match(r"\s*(?:SELECT|WITH|VALUES)\b", sql, re.IGNORECASE):
             yield from self._ask(lambda stream: stream.execute(sql, parameters)).rows
             return
-        width = self._width(sql)
+        width = self._width(sql, parameters)
         guarded = _guarded(sql, width)
         for row in self._answer(sql, guarded, parameters).rows:
             yield self._decoded(row, width)
@@ -201,6 +275,12 @@ class LibsqlReader:
             if self._stream is not None:
                 self._stream.close()
                 self._stream = None
+
+    def interrupt(self) -> None:
+        """Give up the question at work, from any thread."""
+        stream = self._stream
+        if stream is not None:
+            stream.abort()
 
     def keep_alive(self) -> None:
         """Use the stream where it has been idle; a loss is left for the next question to find."""
@@ -230,8 +310,8 @@ class LibsqlReader:
         with self._lock:
             until = time.monotonic() + self._patience
             while True:
-                if self._closed:
-                    raise SourceError("the snapshot has ended", where=self._title)
+                if self._closed or self._stopped.is_set():
+                    raise SourceError("the reading was stopped", where=self._title)
                 try:
                     answer = act(self._stream or self._again())
                     self._used = time.monotonic()
@@ -248,6 +328,8 @@ class LibsqlReader:
                         self._drop()
                     raise
                 self._drop()
+                if self._stopped.is_set():
+                    continue
                 if time.monotonic() >= until:
                     if isinstance(why, Unreachable):
                         raise why
@@ -256,7 +338,7 @@ class LibsqlReader:
 
     def _again(self) -> Stream:
         """A new stream on the same state; SnapshotLost where it cannot be proven to be the same."""
-        if not self._state and not self._frozen:
+        if not self.state and not self._frozen:
             raise self._lost("the server tells no replication index that could prove that nothing changed")
         stream = self._open_stream()
         try:
@@ -265,7 +347,7 @@ class LibsqlReader:
                 # A commit is visible a moment before the server's index counts it.
                 time.sleep(_SETTLE_SECONDS)
                 index = stream.execute("SELECT 1").index
-                if state != self._state or not state.startswith(f"{index}."):
+                if state != self.state or not state.startswith(f"{index}."):
                     raise self._lost("commits were made since")
         except BaseException:
             stream.close()
@@ -285,14 +367,14 @@ class LibsqlReader:
             try_="run the same command again; where it happens again, block writes or migrate from a branch or a copy",
         )
 
-    def _width(self, sql: str) -> int:
+    def _width(self, sql: str, parameters: Sequence[Value]) -> int:
         if sql not in self._widths:
             with self._lock:
-                self._ask(lambda stream: self._describe(stream, sql))
+                self._ask(lambda stream: self._describe(stream, sql, parameters))
         return self._widths[sql]
 
-    def _describe(self, stream: Stream, sql: str) -> Answer:
-        self._widths[sql] = stream.columns(sql)
+    def _describe(self, stream: Stream, sql: str, parameters: Sequence[Value]) -> Answer:
+        self._widths[sql] = stream.columns(sql, parameters)
         return Answer(rows=iter(()), within=True)
 
     def _first(self, sql: str) -> tuple[Value, ...]:
@@ -350,15 +432,19 @@ def _guarded(sql: str, width: int) -> str:
     )
 
 
+class _Idle(Protocol):
+    def keep_alive(self) -> None: ...
+
+
 @contextmanager
-def _kept_alive(readers: Sequence[LibsqlReader]) -> Iterator[None]:
-    """Use the readers' streams from a thread while nobody else does."""
+def _kept_alive(streams: Sequence[_Idle]) -> Iterator[None]:
+    """Use the streams from a thread while nobody else does."""
     done = threading.Event()
 
     def ping() -> None:
-        while not done.wait(1.0):
-            for reader in readers:
-                reader.keep_alive()
+        while not done.wait(PING_SECONDS / 4):
+            for stream in streams:
+                stream.keep_alive()
 
     thread = threading.Thread(target=ping, name="libsql keep-alive", daemon=True)
     thread.start()
