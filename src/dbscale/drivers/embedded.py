@@ -324,8 +324,10 @@ def _start(server: Server, source: Server | None, binaries: Path | None, place: 
 
 
 def _not_started(server: Server, said: str) -> Unreachable:
-    lines = [line for line in said.splitlines() if "FATAL" in line or "ERROR" in line or "could not" in line]
-    reason = (lines or said.splitlines() or ["no reason was given"])[-1]
+    """The first complaint in the log is the cause; what follows it are its consequences."""
+    lines = [line for line in said.splitlines() if re.search("could not|unrecognized|invalid|FATAL|ERROR|PANIC", line)]
+    reason = (lines or said.splitlines() or ["it gave no reason"])[0]
+    reason = re.sub(r"^.*?\b(LOG|WARNING|FATAL|ERROR|PANIC):\s+", "", reason)
     return Unreachable(f"{server.name} did not start: {reason}", where=str(server.log), try_=f"less {server.log}")
 
 
