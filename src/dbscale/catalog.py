@@ -253,12 +253,12 @@ def part_done(connection: Connection, schema: str, run: int, step: int, part: Pa
 
 
 def quarantine(connection: Connection, schema: str, run: int, table: str, rows: list[dict[str, Any]]) -> None:
-    """Keep rows apart, each a dict of `row_key`, `column_name`, `stored_as`, `raw`, `reason`, `row_data`."""
+    """Keep rows apart, each a dict of `row_key`, `column_name`, `stored_as`, `raw`, `reason`."""
     with connection.cursor() as cursor:
         cursor.executemany(
-            f"INSERT INTO {quote(schema)}.quarantine (run_id, table_name, row_key, column_name, stored_as, raw, reason,"
-            f" row_data) VALUES ({int(run)}, {literal(table).replace('%', '%%')}, %(row_key)s, %(column_name)s,"
-            " %(stored_as)s, %(raw)s, %(reason)s, %(row_data)s)",
+            f"INSERT INTO {quote(schema)}.quarantine (run_id, table_name, row_key, column_name, stored_as, raw, reason)"
+            f" VALUES ({int(run)}, {literal(table).replace('%', '%%')}, %(row_key)s, %(column_name)s,"
+            " %(stored_as)s, %(raw)s, %(reason)s)",
             rows,
         )
 

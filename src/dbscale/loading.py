@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import json
 import queue
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -28,9 +27,9 @@ from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader
 from dbscale.errors import DbscaleError, SourceError, Unfinished
 from dbscale.migrate import encode
-from dbscale.migrate.encode import Encoder, Range
+from dbscale.migrate.encode import Batch, Encoder, Range, Refused, Row
 from dbscale.plan import Load
-from dbscale.schema import columns_sql, quote
+from dbscale.schema import quote
 
 PART_ROWS = 100_000
 """Rows of one part. Smaller costs commits, larger loses more work to a kill: at 100,000 neither is felt."""
@@ -136,6 +135,7 @@ class Loader:
 
     def _plan(self, done: set[int], tallies: dict[int, _Tally]) -> Iterator[_Task]:
         """The parts that are still to copy, largest tables first; what has arrived before goes into the tallies."""
+        encoding = str(next(self.readers[0].rows("PRAGMA encoding"))[0])
         with ExitStack() as stack:
             sessions: dict[str, Connection] = {}
             for number, load in sorted(self.loads.items(), key=lambda item: -max(item[1].bytes, item[1].rows)):
@@ -147,10 +147,10 @@ class Loader:
                 if number in done:
                     continue
                 reader = self.readers[0]
-                encoder = Encoder(load, library=reader.library, function_arguments=reader.function_arguments)
-                for part_range in encode.ranges(reader, load, PART_ROWS):
-                    if str(part_range) not in parts:
-                        yield _Task(number, load, encoder, part_range)
+                encoder = Encoder(load, reader.library, reader.function_arguments, encoding=encoding)
+                for rows in encode.ranges(reader, load, PART_ROWS):
+                    if _name(rows) not in parts:
+                        yield _Task(number, load, encoder, rows)
 
     def _report(self, tallies: dict[int, _Tally], threads: int) -> Iterator[Progress | Loaded]:
         while threads:
@@ -197,11 +197,11 @@ class Loader:
         copier = _Copier(reader, session, task, self._stop)
         try:
             with session.transaction():
-                copier.copy(task.range)
+                copier.copy()
                 if copier.apart:
                     catalog.quarantine(session, self.state_schema, self.run_id, task.load.table, copier.apart)
                 part = catalog.Part(
-                    part=str(task.range),
+                    part=_name(task.range),
                     loaded=copier.loaded,
                     quarantined=len(copier.apart),
                     bytes=copier.bytes,
@@ -212,7 +212,7 @@ class Loader:
             if error.diag.schema_name == self.state_schema and error.diag.table_name == "loads":
                 # A session of a client killed before this run committed the same part in the meantime: its rows are
                 # there, ours were rolled back.
-                return catalog.parts_done(session, self.state_schema, self.run_id, task.number)[str(task.range)]
+                return catalog.parts_done(session, self.state_schema, self.run_id, task.number)[_name(task.range)]
             raise _refused(error, task.load) from error
         except psycopg.Error as error:
             raise _refused(error, task.load) from error
@@ -235,76 +235,130 @@ class _Copier:
     bytes: int = 0
     apart: list[dict[str, Any]] = field(default_factory=list)
 
-    def copy(self, part: Range) -> None:
-        """Copy the rows of `part`; those the guards leave out and those COPY refuses are kept apart or stop it."""
+    def copy(self) -> None:
+        """Copy the part in one stream. Where PostgreSQL refuses a row, copy it batch by batch, around that row."""
         try:
             with self.session.transaction():
-                read, loaded, size = self._stream(part)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            self._around(part, error)
-            return
-        self.loaded += loaded
-        self.bytes += size
-        if loaded != read:
-            refused = list(encode.refused(self.reader, self.task.encoder, part))
-            if len(refused) != read - loaded:
-                raise Unfinished(
-                    f"{read} rows were read, {loaded} arrived, and {len(refused)} were found to be refused",
-                    where=f"{self.task.load.table}, part {part}",
-                    try_="report this: the guard and the search for refused rows disagree",
-                )
+                loaded, size, refused = self._stream(self._batches())
+        except (psycopg.DataError, psycopg.IntegrityError):
+            for batch in self._batches():
+                self._around(batch)
+        else:
+            self.loaded, self.bytes = loaded, size
             for row in refused:
                 self._set_apart(row)
 
-    def _stream(self, part: Range) -> tuple[int, int, int]:
-        """COPY the batches of a part: rows read, rows that PostgreSQL took, bytes sent."""
-        load = self.task.load
-        columns = columns_sql(tuple(column.target for column in load.columns))
-        statement = f"COPY {quote(load.schema, load.target)} ({columns}) FROM STDIN"
-        read = size = 0
+    def _batches(self) -> Iterator[Batch]:
+        for batch in self.task.encoder.batches(self.reader, self.task.range):
+            if self.stop.is_set():
+                raise _Stopped
+            yield batch
+
+    def _stream(self, batches: Iterable[Batch]) -> tuple[int, int, list[Refused]]:
+        """COPY some batches: rows loaded, bytes sent, and the rows that the guards left out."""
+        written = size = 0
+        refused: list[Refused] = []
         with self.session.cursor() as cursor:
-            with cursor.copy(statement.encode()) as copy:
-                for batch, rows in encode.batches(self.reader, self.task.encoder, part):
-                    if self.stop.is_set():
-                        raise _Stopped
-                    copy.write(batch)
-                    read += rows
-                    size += len(batch)
-            return read, cursor.rowcount, size
+            with cursor.copy(self.task.encoder.copy_sql.encode()) as copy:
+                for batch in batches:
+                    copy.write(batch.data)
+                    written += batch.rows
+                    size += len(batch.data)
+                    refused += batch.refused
+            if cursor.rowcount != written:
+                raise Unfinished(
+                    f"{written} rows were sent, and PostgreSQL counted {cursor.rowcount}",
+                    where=f"{self.task.load.table}, part {_name(self.task.range)}",
+                    try_="a trigger or a rule on the target's table swallows rows: drop it for the load",
+                )
+        return written, size, refused
 
-    def _around(self, part: Range, error: psycopg.Error) -> None:
-        """PostgreSQL refused a row of `part`: find it, keep it apart, and copy what stands before and after it."""
-        found = re.search(r"^COPY .*?, line (\d+)", error.diag.context or "", re.MULTILINE)
-        row = encode.row_at(self.reader, self.task.encoder, part, int(found[1])) if found else None
-        if row is None:
-            raise error
-        self._set_apart(row.because(_reason(error)))
-        for piece in part.without(row.position):
-            self.copy(piece)
+    def _around(self, batch: Batch) -> None:
+        """Copy a batch; if PostgreSQL refuses a row of it, halve it until that row stands alone."""
+        if not self._taken(batch):
+            rows = list(self.task.encoder.singles(self.reader, replace(batch, refused=())))
+            self._halve(rows)
+            return
+        for row in batch.refused:
+            self._set_apart(row)
 
-    def _set_apart(self, row: encode.RefusedRow) -> None:
+    def _halve(self, rows: Sequence[tuple[Row, Batch]]) -> None:
+        """Copy rows that stand for a batch that was refused, each half by itself."""
+        middle = len(rows) // 2
+        for half in (rows[:middle], rows[middle:]):
+            if not half:
+                continue
+            joined = Batch(
+                data=b"".join(single.data for _, single in half),
+                rows=sum(single.rows for _, single in half),
+                refused=tuple(row for _, single in half for row in single.refused),
+            )
+            error = self._error(joined)
+            if error is None:
+                for refused in joined.refused:
+                    self._set_apart(refused)
+            elif len(half) == 1:
+                reason = f"PostgreSQL: {error.diag.message_primary or error}"
+                self._set_apart(self.task.encoder.refused(half[0][0], reason, error.diag.column_name or ""))
+            else:
+                self._halve(half)
+
+    def _taken(self, batch: Batch) -> bool:
+        return self._error(batch) is None
+
+    def _error(self, batch: Batch) -> psycopg.Error | None:
+        """Copy one batch; what PostgreSQL says against it, with nothing of it loaded then."""
+        try:
+            with self.session.transaction():
+                loaded, size, _ = self._stream([batch])
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            return error
+        self.loaded += loaded
+        self.bytes += size
+        return None
+
+    def _set_apart(self, row: Refused) -> None:
         """Keep a row for the quarantine, or stop with it where the user did not ask for one."""
         load = self.task.load
+        key = row_key(load, row)
         if load.on_bad_row == "stop":
+            place = f"{load.table}.{row.column}" if row.column else load.table
             raise SourceError(
-                f"{load.table}.{row.column}: {row.shown} {row.reason}" if row.column else f"{load.table}: {row.reason}",
-                where=f"row {row.key_shown}",
-                try_=f'--on-bad-row quarantine, or [migrate.types] "{load.table}.{row.column}" = "text"',
+                f"{place}: {row.reason}: {shown(row)}" if row.column else f"{place}: {row.reason}",
+                where=f"the row with {', '.join(f'{name} = {value!r}' for name, value in key.items())}",
+                try_=f'--on-bad-row quarantine, or [migrate.types] "{place}" = "text"',
             )
         self.apart.append(
             {
-                "row_key": json.dumps(row.key, ensure_ascii=True),
+                "row_key": json.dumps(key, ensure_ascii=True, default=repr),
                 "column_name": row.column or None,
-                "stored_as": row.stored_as or None,
-                "raw": row.raw,
+                "stored_as": row.storage if row.column else None,
+                "raw": row.raw if row.column else None,
                 "reason": row.reason,
-                "row_data": json.dumps(row.data, ensure_ascii=True),
             }
         )
 
 
-def _reason(error: psycopg.Error) -> str:
-    return f"PostgreSQL: {error.diag.message_primary or error}"
+def row_key(load: Load, row: Refused) -> dict[str, Any]:
+    """What names a row of the source: its primary key, or else its rowid."""
+    if load.key:
+        return dict(zip(load.key, row.key, strict=True))
+    return {load.rowid: row.rowid} if load.rowid else {}
+
+
+def shown(row: Refused) -> str:
+    """The refused value in at most 60 characters: text as Python writes it, bytes in hex."""
+    if row.storage == "blob":
+        return f"x'{row.raw[:24].hex()}{'…' if len(row.raw) > 24 else ''}'"
+    if row.storage == "text":
+        text = row.raw[:60].decode(errors="backslashreplace")
+        return repr(text) + ("…" if len(row.raw) > 60 else "")
+    return row.raw.decode()
+
+
+def _name(part: Range) -> str:
+    """A part's name in the checkpoints: `100000..200000`, open ends empty."""
+    return f"{'' if part.lower is None else part.lower}..{'' if part.upper is None else part.upper}"
 
 
 def _refused(error: psycopg.Error, load: Load) -> DbscaleError:

@@ -62,9 +62,8 @@ def upgrade() -> None:
         sa.Column("row_key", pg.JSONB, nullable=False, comment="the source's primary key, or its rowid"),
         sa.Column("column_name", sa.Text),
         sa.Column("stored_as", sa.Text, comment="integer, real, text or blob"),
-        sa.Column("raw", sa.LargeBinary, comment="the value's bytes; a number's decimal text"),
+        sa.Column("raw", sa.LargeBinary, comment="the bytes as stored; a number's digits"),
         sa.Column("reason", sa.Text, nullable=False),
-        sa.Column("row_data", pg.JSONB, nullable=False, comment="every column of the row; bytes in hex"),
     )
 
 

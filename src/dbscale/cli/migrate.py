@@ -19,7 +19,7 @@ from dbscale.cli.places import Target
 from dbscale.cli.progress import screen
 from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
-from dbscale.errors import ConfigError, Finding, TargetInUse
+from dbscale.errors import ConfigError, Finding
 from dbscale.migrate import plan as planning
 from dbscale.migrate.plan import Migration, Options
 from dbscale.plan import Load, Plan, Sql
@@ -156,7 +156,7 @@ def migrate(
     if out or as_sql or dry_run:
         migration = make(ignore_rows=False)
         return show_plan(migration.plan, migration, out=out, as_sql=as_sql, as_json=as_json)
-    earlier = settle_earlier(source, options.as_strings(), opened, destination, state_schema)
+    earlier = settle_earlier(source, options.as_strings(), opened, destination, state_schema, yes=yes)
     if earlier and earlier.state == "done":
         output.say(f"run {earlier.id} has done this already")
         migration, outcome = make(ignore_rows=True), Outcome(run=earlier.id)
@@ -206,12 +206,12 @@ def carry_out(
 
 
 def settle_earlier(
-    reference: str, options: dict[str, str], source: Source, target: Target, state_schema: str
+    reference: str, options: dict[str, str], source: Source, target: Target, state_schema: str, *, yes: bool
 ) -> Run | None:
     """What an earlier run from this source left: one to go on with, or a done one with nothing to add, or None.
 
-    A run that was interrupted and whose source has changed since is undone first: it is to be loaded anew.
-    TargetInUse where an unfinished run with other options stands in the way.
+    A run that was interrupted and whose source has changed since is undone first: it is to be loaded anew. So is one
+    that had other options, once the user agrees.
     """
     with postgres.connect(target.url) as connection:
         runs = catalog.runs(connection, state_schema)
@@ -225,12 +225,10 @@ def settle_earlier(
     if not earlier.unfinished:
         return None
     if plan.options != options:
-        raise TargetInUse(
-            f"run {earlier.id} is unfinished, with other options: {earlier.title}",
-            where=target.title,
-            try_=f"give its options again, or take it back: dbscale undo {earlier.id} {target.reference}",
-        )
-    output.say(f"the source has changed since run {earlier.id} was interrupted: what it loaded is loaded anew")
+        output.say(f"run {earlier.id} is unfinished, with other options: {earlier.title}")
+        output.confirm(f"Take run {earlier.id} back and begin anew?", yes=yes)
+    else:
+        output.say(f"the source has changed since run {earlier.id} was interrupted: what it loaded is loaded anew")
     for event in apply.undo(earlier, plan, urls={"target": target.url}, state_schema=state_schema):
         if isinstance(event, Noticed):
             output.show_findings([event.finding])
@@ -378,7 +376,9 @@ def apply_command(plan_file: str, *, jobs: int, dry_run: bool, yes: bool, as_jso
         planning.check_basis(plan, source)
     output.confirm(f"Carry out plan {plan.id}: {plan.title}?", yes=yes)
     resume = (
-        settle_earlier(plan.databases["source"], dict(plan.options), source, target, state_schema) if source else None
+        settle_earlier(plan.databases["source"], dict(plan.options), source, target, state_schema, yes=yes)
+        if source
+        else None
     )
     if resume and resume.state == "done":
         output.say(f"run {resume.id} has done this already")

@@ -21,6 +21,31 @@ from dbscale.schema import literal, quote
 
 T = TypeVar("T")
 
+SKIP = "skip"
+"""In `[migrate.types]`: leave this column out."""
+
+BOOKKEEPING = frozenset(
+    (
+        "alembic_version",
+        "django_migrations",
+        "_prisma_migrations",
+        "__drizzle_migrations",
+        "schema_migrations",
+        "ar_internal_metadata",
+        "__efmigrationshistory",
+        "migrations",
+        "typeorm_metadata",
+        "knex_migrations",
+        "knex_migrations_lock",
+        "_sqlx_migrations",
+        "goose_db_version",
+        "flyway_schema_history",
+        "_migrations",
+        "d1_migrations",
+    )
+)
+"""Tables in which frameworks list their own migrations, in lower case."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveColumn:
@@ -134,18 +159,17 @@ def short_type(spelled: str) -> str:
 
 
 def match(
-    schema: SourceSchema, live: Sequence[LiveTable], overrides: Mapping[str, str], bookkeeping: Iterable[str]
+    schema: SourceSchema, live: Sequence[LiveTable], overrides: Mapping[str, str]
 ) -> tuple[tuple[Match, ...], tuple[Finding, ...]]:
     """The tables and columns that go together; blockers for what has no counterpart.
 
-    `overrides` may leave a column out: `"table.column" = "skip"`. Tables in `bookkeeping` (an ORM's list of its own
-    migrations) are the application's on either side and are left alone.
+    `overrides` may leave a column out: `"table.column" = "skip"`. A framework's list of its own migrations is left
+    alone: the one on the target says what made these tables.
     """
     matches: list[Match] = []
     findings: list[Finding] = []
-    internal = {name.lower() for name in bookkeeping}
     for table in schema.tables:
-        if table.name.lower() in internal:
+        if table.name.lower() in BOOKKEEPING:
             says = "it is the framework's list of its own migrations: the target keeps its own"
             findings.append(Finding(code="bookkeeping-left-out", where=table.name, says=says))
             continue
@@ -176,7 +200,7 @@ def _match_columns(
     for column in table.columns:
         where = f"{table.name}.{column.name}"
         found = _named(column.name, by_name)
-        if overrides.get(where) == "skip":
+        if overrides.get(where) == SKIP:
             findings.append(Finding(code="column-left-out", where=where, says="left out, as asked", level="data"))
         elif found is None and column.generated:
             continue

@@ -14,7 +14,7 @@ from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader, Source
 from dbscale.errors import ConfigError, Finding, Missing, StalePlan
-from dbscale.migrate import existing, facts, orm, steps, target, types
+from dbscale.migrate import existing, facts, steps, target, types
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
 from dbscale.migrate.names import Identifiers
 from dbscale.migrate.profile import profile
@@ -70,7 +70,6 @@ class Survey:
     profiles: Mapping[str, TableProfile]
     choices: Mapping[tuple[str, str], Choice]
     findings: tuple[Finding, ...]
-    orms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +149,7 @@ def _into_existing(
     vector = _has_extension(connection, "vector")
     with source.snapshot(1) as readers:
         schema = _selected(read_schema(readers[0]), options)
-    framework = [table for each in orm.detect(schema) for table in each.bookkeeping]
-    matches, findings = existing.match(schema, live, options.types, framework)
+    matches, findings = existing.match(schema, live, options.types)
     wanted = {
         f"{each.source.name}.{name}": options.types.get(f"{each.source.name}.{name}", column.type)
         for each in matches
@@ -194,19 +192,12 @@ def survey_source(
     """Read the source's schema and values within one snapshot, choose types, and build the target's schema."""
     with source.snapshot(options.jobs) as readers:
         schema = _selected(read_schema(readers[0]), options)
-        orms = orm.detect(schema)
-        shapes = {table.name: types.wanted(table, schema, orms, options.types) for table in schema.tables}
+        policies = types.Options(on_bad_row=options.on_bad_row, on_invalid_text=options.on_invalid_text, vectors=vector)
+        wanted = {place: type_ for place, type_ in options.types.items() if type_ != existing.SKIP}
+        shapes = types.wanted(schema, wanted, policies)
         say(f"reading {len(schema.tables)} tables of {source.title}")
         profiles = _profiles(readers, schema, shapes)
-        choices, findings = types.choose(
-            schema,
-            profiles,
-            overrides=options.types,
-            options=types.Options(
-                on_bad_row=options.on_bad_row, on_invalid_text=options.on_invalid_text, vector=vector
-            ),
-            orms=orms,
-        )
+        choices, findings = types.choose(schema, profiles, overrides=wanted, options=policies)
         known = facts.read(readers[0], schema, choices)
         made = target.build(
             schema,
@@ -217,14 +208,7 @@ def survey_source(
             profiles=profiles,
             facts=known,
         )
-    survey = Survey(
-        schema=schema,
-        profiles=profiles,
-        choices=choices,
-        findings=findings,
-        orms=tuple(each.name for each in orms),
-    )
-    return survey, made
+    return Survey(schema=schema, profiles=profiles, choices=choices, findings=findings), made
 
 
 def _profiles(
