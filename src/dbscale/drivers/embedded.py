@@ -224,8 +224,7 @@ def _make(place: Path, folder: Path, binaries: Path | None, settings: Mapping[st
     if source and source.primary:
         raise ConfigError(f"{primary} is a replica itself", try_=f"make a replica of {source.primary}")
     folder.mkdir(exist_ok=True)
-    for left in folder.glob("making-*"):
-        shutil.rmtree(left)
+    _clear(folder)
     account = _account(folder)
     making = folder / f"making-{os.getpid()}"
     making.mkdir(mode=0o700)
@@ -245,6 +244,14 @@ def _make(place: Path, folder: Path, binaries: Path | None, settings: Mapping[st
         _initdb(server, making, _usable(binaries or find_binaries(), account), account)
     _save(server)
     making.rename(server.data)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what killed attempts left; their initdb may still be at work, and fails once its directory has gone."""
+    deadline = time.monotonic() + 10
+    while left := list(folder.glob("making-*")):
+        for each in left:
+            shutil.rmtree(each, ignore_errors=time.monotonic() < deadline)
 
 
 def _initdb(server: Server, making: Path, binaries: Path, account: pwd.struct_passwd | None) -> None:
