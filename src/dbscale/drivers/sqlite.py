@@ -23,9 +23,10 @@ from dbscale.drivers.source import Value
 from dbscale.errors import Finding
 
 BUSY_SECONDS = 10.0
-CACHE_KIB = 8192
 _ATTEMPT_MILLISECONDS = 100
 _COPY_PAGES = 4096
+_CLOSE_SECONDS = 5.0
+_PRAGMAS = ("PRAGMA cache_size = -8192", "PRAGMA cell_size_check = ON", "SELECT count(*) FROM sqlite_master")
 _STEPS_BETWEEN_CHECKS = 5_000_000
 """Virtual machine steps between two looks at the stop flag: some tenths of a second."""
 
@@ -162,7 +163,7 @@ class SqliteSource:
         """The file to read: the source itself, or a copy of it where it cannot or should not be read in place."""
         try:
             with ExitStack() as trial:
-                self._settle(self._connect(self.path, trial))
+                self._connect(self.path, trial)
                 if not self.copy_first:
                     self._note_blocked_writers()
                     return self.path
@@ -175,7 +176,7 @@ class SqliteSource:
         copy, self._token = sqlite_file.copy(self.path, self._copy_directory(stack), self._stopped.is_set)
         self._note("source-copied", f"it was copied to a temporary place: {reason}")
         with ExitStack() as trial:  # recovery writes, so the first connection to the copy must be allowed to
-            self._settle(self._connect(copy, trial, writable=True))
+            self._connect(copy, trial, writable=True)
         return copy
 
     def _backup(self, trial: ExitStack, stack: ExitStack) -> Path:
@@ -215,28 +216,44 @@ class SqliteSource:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.collation_needed(self._stub_collation)
         connection.set_progress_handler(self._stopped.is_set, _STEPS_BETWEEN_CHECKS)
-        _run(connection, f"PRAGMA cache_size = -{CACHE_KIB}")
-        _run(connection, "PRAGMA cell_size_check = ON")
-        if not writable:
-            _run(connection, "PRAGMA query_only = ON")
         if "malformed-schema" in self._notes:
             _run(connection, "PRAGMA writable_schema = ON")
+        self._settle(connection)
         return connection
 
     def _close(self, connection: apsw.Connection) -> None:
+        """Close, after stopping a thread that may still be reading (when the block ends with an error)."""
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        while True:
+            connection.interrupt()
+            try:
+                connection.close(True)
+                break
+            except apsw.ThreadingViolationError:
+                if time.monotonic() > deadline:
+                    break  # the thread keeps it, and closes it by letting go of it
+                time.sleep(0.01)
         self._open.remove(connection)
-        connection.close(True)
 
     def _settle(self, connection: apsw.Connection) -> None:
-        """Read the schema once, waiting for locks; a schema with parts that SQLite cannot parse is accepted."""
+        """Read the schema, waiting for locks; one with parts that SQLite cannot parse is accepted without them."""
+
+        def attempt() -> None:
+            for pragma in _PRAGMAS:
+                _run(connection, pragma)
+
         try:
-            self._patiently(lambda: _load_schema(connection))
+            self._patiently(attempt)
         except apsw.Error as error:
-            if "malformed database schema" not in str(error):
+            if "malformed database schema" not in str(error) or "malformed-schema" in self._notes:
                 raise
-            self._note("malformed-schema", f"SQLite cannot use a part of its schema: {_words(error)}")
+            self._note(
+                "malformed-schema",
+                f"SQLite cannot use a part of its schema: {error}",
+                "the plan lists what cannot be read",
+            )
             _run(connection, "PRAGMA writable_schema = ON")  # means: skip what cannot be parsed
-            self._patiently(lambda: _load_schema(connection))
+            self._patiently(attempt)
 
     # The snapshot
 
@@ -345,10 +362,6 @@ def _data_version(connection: apsw.Connection) -> int:
 
 def _load_schema(connection: apsw.Connection) -> None:
     _run(connection, "SELECT count(*) FROM sqlite_master")
-
-
-def _words(error: Exception) -> str:
-    return str(error).removeprefix("SQLError: ")
 
 
 _FROM = re.compile(r"""\bFROM\s+(?:main\s*\.\s*)?("(?:[^"]|"")*"|[\w$]+)""", re.IGNORECASE)

@@ -7,6 +7,7 @@ The text has passed SQLite's own parser, so the parser here is lenient: what it 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -466,6 +467,9 @@ class _TableParser:
         elif token.is_("NOT", "NULL"):
             if token.is_("NOT") and at.take("NULL"):
                 facts["not_null_conflict"] = at.conflict()
+        elif token.is_("DEFERRABLE") and self.references:  # apart from its REFERENCES: of the last one
+            at.at = at.tokens.index(token)
+            self.references[-1] = dataclasses.replace(self.references[-1], deferrable=self._deferral())
         elif token.is_("CHECK"):
             self.checks.append(Check(sql=text_of(at.bracket()), name=name, column=column.name))
         elif token.is_("DEFAULT"):

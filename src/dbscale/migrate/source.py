@@ -195,9 +195,8 @@ def _table(name: str, sql: str, facts: _Facts) -> SourceTable:
     listed = facts.indexes.get(name, [])
     keys = _keys(rows, listed, facts.terms, declared)
     primary = next((key for key in keys if key.primary), None)
-    rowid_column = ""
-    if primary and not declared.without_rowid and not any(origin == "pk" for _, _, origin in listed):
-        rowid_column = primary.columns[0]
+    alias = primary and not declared.without_rowid and not any(origin == "pk" for _, _, origin in listed)
+    rowid_column = primary.columns[0] if primary and alias else ""
     taken = {fold(column.name) for column in columns}
     free = next((word for word in ("rowid", "_rowid_", "oid") if word not in taken), "")
     return SourceTable(
