@@ -121,7 +121,7 @@ def cell(column: str, conversion: Conversion, library: tuple[int, int, int], *, 
         argument = f"CASE typeof({value}){branches} END"
     if any(form.quoted for form in written):
         return Cell(f"({' OR '.join(tests)})", "%Q", argument)
-    return Cell(f"({' OR '.join(tests)})", "%s", f"ifnull({argument},'NULL')")
+    return Cell(f"({' OR '.join(tests)})", "%s", f"CASE WHEN {value} IS NULL THEN 'NULL' ELSE {argument} END")
 
 
 def _test(value: str, form: Form) -> str:
@@ -166,17 +166,18 @@ def _integer(x: str, reading: str, to: Type) -> Form | None:
         return None
     unit, shift = units[reading]
     within = f"{x} BETWEEN {(FIRST_SECOND + shift) * unit} AND {(LAST_SECOND + shift) * unit}"
-    return form(_epoch(x, unit, shift) + ("||'Z'" if to.name == "timestamptz" else ""), within)
+    return form(_epoch(x, unit, shift, "Z" if to.name == "timestamptz" else ""), within)
 
 
-def _epoch(x: str, unit: int, shift: int) -> str:
+def _epoch(x: str, unit: int, shift: int, zone: str) -> str:
     """ISO text of a count of 1/`unit` seconds that starts `shift` seconds before 1970."""
     if unit == 1:
-        return f"datetime({x}{-shift:+d},'unixepoch')" if shift else f"datetime({x},'unixepoch')"
+        moment = f"datetime({x}{-shift:+d},'unixepoch')" if shift else f"datetime({x},'unixepoch')"
+        return f"{moment}||'{zone}'" if zone else moment
     digits = len(str(unit)) - 1
     # % keeps the sign of its left side: shifted by a whole number of seconds, the count is never negative
     count = f"({x}{(-FIRST_SECOND - shift) * unit:+d})"
-    return f"datetime({count}/{unit}{FIRST_SECOND:+d},'unixepoch')||format('.%0{digits}d',{count}%{unit})"
+    return f"format('%s.%0{digits}d{zone}',datetime({count}/{unit}{FIRST_SECOND:+d},'unixepoch'),{count}%{unit})"
 
 
 def _within(x: str, to: Type) -> str:
@@ -195,17 +196,19 @@ def _real(x: str, reading: str, to: Type, library: tuple[int, int, int]) -> Form
         test = f"{x}>=-9223372036854775808.0 AND {x}<9223372036854775808.0 AND CAST({x} AS INTEGER)={x}"
         return Form("real", test, f"CAST({x} AS INTEGER)")
     if reading == "shortest" and to.family == "numeric":
-        # 15 digits, if they read back the same, are what the number was once written as: 19.99 stays 19.99
-        short = f"CAST(format('%!.15g',{x}) AS REAL)={x}"
-        test = f"abs({x})<1e300" if exact else f"abs({x})<1e15 AND ({x}=0 OR abs({x})>1e-5) AND {short}"
         if to.modifiers:
             scale = to.modifiers[1] if len(to.modifiers) > 1 else 0
-            test += f" AND round({x},{scale})={x} AND {_within(x, to) or 1}"
-        text = f"format('%!.15g',{x})"
-        if exact:
-            middle = f"CAST(format('%!.16g',{x}) AS REAL)={x} THEN format('%!.16g',{x})"
-            text = f"CASE WHEN {short} THEN {text} WHEN {middle} ELSE format('%!.17g',{x}) END"
-        return Form("real", test, text)
+            # 15 digits are what every decimal keeps through a float: with them 19.99 is written as it once was
+            whole = min(to.modifiers[0], 15) - scale
+            test = f"abs({x})<1e{whole} AND round({x},{scale})={x}" if scale >= 0 and whole > 0 else "0"
+            return Form("real", test, f"format('%.{scale}f',{x})")
+        short = f"CAST(format('%!.15g',{x}) AS REAL)={x}"
+        if not exact:
+            return Form("real", f"abs({x})<1e15 AND ({x}=0 OR abs({x})>1e-5) AND {short}", f"{x}||''")
+        text = (
+            f"CASE WHEN {short} OR CAST(format('%!.16g',{x}) AS REAL)<>{x} THEN {x}||'' ELSE format('%!.16g',{x}) END"
+        )
+        return Form("real", f"abs({x})<1e300", text)
     return None
 
 
@@ -249,26 +252,21 @@ def _iso(x: str, to: Type) -> Form | None:
     if to.family != "timestamp":
         return None
     plain = f"datetime({x})={x} COLLATE BINARY"
+    # SQLite's own functions stop reading at a NUL
+    whole = f"NOT instr({x},char(0))"
     head = f"datetime(substr({x},1,19))=replace(substr({x},1,19),'T',' ')"
     rest = f"ltrim(substr({x},21),'0123456789')"
     naive = f"substr({x},20,1)='.' AND {rest}='' AND length({x}) BETWEEN 21 AND 26"
     if to.name == "timestamp":
-        return Form("text", f"({plain} OR {head} AND ({naive} OR length({x})=19)) AND {x}>='0001' AND {_whole(x)}", x)
+        return Form("text", f"({plain} OR {head} AND ({naive} OR length({x})=19) AND {whole}) AND {x}>='0001'", x)
     zones = [
         f"(substr({x},20)='{zone}' OR substr({x},20,1)='.' AND {rest}='{zone}'"
         f" AND length({x}) BETWEEN {21 + len(zone)} AND {26 + len(zone)})"
         for zone in ("Z", "+00:00")
     ]
-    known = (
-        f"({plain} OR {head} AND ({naive} OR length({x})=19 OR {' OR '.join(zones)})) AND {x}>='0001' AND {_whole(x)}"
-    )
+    known = f"({plain} OR {head} AND ({naive} OR length({x})=19 OR {' OR '.join(zones)}) AND {whole}) AND {x}>='0001'"
     # A time without a zone is UTC, whatever the session's time zone may be
     return Form("text", known, f"CASE WHEN substr({x},-1)='Z' OR substr({x},-6)='+00:00' THEN {x} ELSE {x}||'Z' END")
-
-
-def _whole(x: str) -> str:
-    """No NUL, at which SQLite's own functions stop reading."""
-    return f"NOT instr({x},char(0))"
 
 
 def _blob(x: str, reading: str, to: Type, library: tuple[int, int, int], *, utf8: bool) -> Form | None:
