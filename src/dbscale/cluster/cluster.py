@@ -1,0 +1,260 @@
+"""The connections of an application: `open(config)`, then `write()` and `read()`, with or without shards."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbscale import config as configuration
+from dbscale.cluster import engines, pools
+from dbscale.cluster import scope as scopes
+from dbscale.cluster.blocks import After, AsyncReading, AsyncWriting, Reading, Writing
+from dbscale.cluster.choose import Limits, Want
+from dbscale.cluster.groups import Group
+from dbscale.cluster.metrics import Metrics
+from dbscale.cluster.nodes import Node, Role
+from dbscale.cluster.token import Token
+from dbscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+
+def open(  # noqa: A001 - dbscale.open(), as one opens a file
+    config: configuration.Config | str | Path | None = None,
+    *,
+    database: str | None = None,
+    driver: str = "sqlalchemy",
+    name: str = "dbscale",
+    region: str | None = None,
+    max_lag: float = 10.0,
+    wait: float = 0.05,
+    sticky: float = 5.0,
+    interval: float = 0.5,
+) -> Cluster:
+    """The cluster that a configuration describes: dbscale.toml, or the file or Config given.
+
+    `database` names the entry of `[databases]` to use; by default that of the shard `home`, else the only PostgreSQL
+    one. `driver` is what `read` and `write` yield: connections of `sqlalchemy` or of `psycopg`. `name` is the
+    application_name. `region` (or DBSCALE_REGION) prefers replicas of that region. Replicas whose proven lag is over
+    `max_lag` seconds are not read from; a reader of its own writes waits up to `wait` seconds for a replica before it
+    goes to the primary; where positions cannot be had, a writer reads from the primary for `sticky` seconds. Nodes are
+    looked at every `interval` seconds, from the first use on. Connects to nothing yet. ConfigError where no database
+    or more than one fits.
+    """
+    settings = config if isinstance(config, configuration.Config) else configuration.load(config)
+    if driver not in ("sqlalchemy", "psycopg"):
+        raise ConfigError(f"unknown driver {driver!r}", try_='driver="sqlalchemy" or driver="psycopg"')
+    limits = Limits(lag=max_lag, wait=wait, sticky=sticky, stale=max(3.0, 6 * interval))
+    metrics = Metrics()
+    groups = {}
+    for shard, entry in shards_of(settings, database).items():
+        nodes = nodes_of(shard, entry, metrics)
+        groups[shard] = Group(shard, nodes, limits=limits, interval=interval, metrics=metrics, app=name)
+    return Cluster(
+        groups,
+        settings=settings,
+        kind="sync" if driver == "sqlalchemy" else "psycopg",
+        name=name,
+        region=region if region is not None else os.environ.get("DBSCALE_REGION", ""),
+        metrics=metrics,
+    )
+
+
+def shards_of(config: configuration.Config, database: str | None) -> dict[str, configuration.Database]:
+    """Each shard's database; without shards, the one named or the only one there is, as `home`."""
+    if database is not None:
+        return {"home": config.database(database)}
+    if config.shards:
+        return {shard: config.databases[name] for shard, name in config.shards.items()}
+    fitting = [d for d in config.databases.values() if configuration.locate(d).kind in ("postgres", "embedded")]
+    if len(fitting) != 1:
+        names = ", ".join(d.name for d in fitting) or "none"
+        raise ConfigError(
+            f"which PostgreSQL database to open is not clear: {names}",
+            where=f"{config.path}: [databases]",
+            try_='dbscale.open(database="NAME"), or [shards] home = "NAME"',
+        )
+    return {"home": fitting[0]}
+
+
+def nodes_of(shard: str, database: configuration.Database, metrics: Metrics) -> list[Node]:
+    """The nodes of a database: its primary, and its replicas in the order of the file."""
+    nodes = [Node(name=database.name, url=url_of(database), shard=shard, configured="primary", metrics=metrics)]
+    for number, replica in enumerate(database.replicas, 1):
+        role: Role = "analytics" if replica.role == "analytics" else "replica"
+        place = configuration.Database(name=f"{database.name}.replica{number}", url=replica.url)
+        nodes.append(
+            Node(
+                name=place.name,
+                url=url_of(place),
+                shard=shard,
+                configured=role,
+                region=replica.region,
+                weight=replica.weight,
+                metrics=metrics,
+            )
+        )
+    return nodes
+
+
+def url_of(database: configuration.Database) -> str:
+    """The URL that psycopg takes; ConfigError where the database is no PostgreSQL."""
+    location = configuration.locate(database)
+    if location.kind == "postgres":
+        return location.address
+    if location.kind == "embedded":
+        from dbscale.drivers import embedded
+
+        return embedded.url(location.address)
+    raise ConfigError(f"{database.name} is not a PostgreSQL database", where=database.name, try_="postgresql://…")
+
+
+class Cluster:
+    """The databases of an application: one group of servers per shard, or one altogether."""
+
+    def __init__(
+        self,
+        groups: dict[str, Group],
+        *,
+        settings: configuration.Config,
+        kind: str,
+        name: str,
+        region: str,
+        metrics: Metrics,
+    ) -> None:
+        self.groups = groups
+        self.metrics = metrics
+        self.region = region
+        self.kind = kind
+        self._default = Want(region=region)
+        self._engines: dict[tuple[str, str, bool], engines.RoutedEngine] = {}
+        for group in groups.values():
+            on_commit = None if group.alone else self._committed
+            group.configure(pools.Settings(pool=settings.pool, name=name, on_commit=on_commit))
+        _open.add(self)
+
+    # -- connections
+
+    def write(self, table: str | None = None, key: Any = None) -> Writing:
+        """A connection on the primary, in a transaction: committed at the end, rolled back on an exception.
+
+        Reads of the same scope (thread, task or request) see what was committed. Unreachable where there is no
+        primary; Unroutable where the shard is not clear.
+        """
+        return Writing(self, self.group(table, key))
+
+    def read(
+        self, table: str | None = None, key: Any = None, max_lag: float | None = None, after: After = None
+    ) -> Reading:
+        """A connection for reading, on a replica where one proves recent enough, else on the primary.
+
+        It holds what this scope has written, or what `after` stands for (a token, or its text; `""` asks for
+        nothing), and is at most `max_lag` seconds behind. Unreachable where no node can.
+        """
+        return Reading(self, self.group(table, key), max_lag, after)
+
+    def analytics(self, table: str | None = None, key: Any = None) -> Reading:
+        """A connection on a replica of the role `analytics`, however far behind."""
+        return Reading(self, self.group(table, key), None, "", analytics=True)
+
+    def async_write(self, table: str | None = None, key: Any = None) -> AsyncWriting:
+        """As `write`, for `async with`: yields SQLAlchemy's AsyncConnection."""
+        return AsyncWriting(self, self.group(table, key))
+
+    def async_read(
+        self, table: str | None = None, key: Any = None, max_lag: float | None = None, after: After = None
+    ) -> AsyncReading:
+        """As `read`, for `async with`: yields SQLAlchemy's AsyncConnection."""
+        return AsyncReading(self, self.group(table, key), max_lag, after)
+
+    def group(self, table: str | None = None, key: Any = None) -> Group:  # noqa: ARG002 - the seam for shard maps
+        """The servers on which the table's row with this key lives."""
+        return self.groups["home"]
+
+    def engine(self, *, read: bool = False, shard: str = "home") -> engines.RoutedEngine:
+        """A SQLAlchemy engine: on the primary, or with `read=True` on whichever node fits."""
+        return self.routed(self.groups[shard], "sync", read=read)
+
+    def async_engine(self, *, read: bool = False, shard: str = "home") -> AsyncEngine:
+        """As `engine`, for asyncio."""
+        from sqlalchemy.ext.asyncio import AsyncEngine
+
+        return AsyncEngine(self.routed(self.groups[shard], "async", read=read))
+
+    def routed(self, group: Group, kind: str, *, read: bool) -> engines.RoutedEngine:
+        """The engine over a group's pools of one kind."""
+        key = (group.shard, kind, read)
+        engine = self._engines.get(key)
+        if engine is None:
+            if read:
+                engine = engines.read_engine(group, kind, lambda: self.want(group, None, None))
+            else:
+                engine = engines.write_engine(group, kind)
+            self._engines[key] = engine
+        return engine
+
+    # -- what was written
+
+    @property
+    def token(self) -> Token:
+        """What this scope has written, for a cookie, a header or a message: `str(token)`."""
+        return scopes.current().token
+
+    def remember(self, token: Token | str) -> None:
+        """Let this scope's reads see what the token stands for; ValueError where its text is none."""
+        scopes.current().remember(Token.parse(token) if isinstance(token, str) else token)
+
+    def want(self, group: Group, max_lag: float | None, after: After, *, analytics: bool = False) -> Want:
+        """What a reader of this scope asks of a group."""
+        if analytics:
+            return ANALYTICS
+        scope = scopes.current()
+        token = scope.token if after is None else Token.parse(after) if isinstance(after, str) else after
+        if max_lag is None and not token.positions and not scope.bounded:
+            return self._default
+        return Want(
+            max_lag=max_lag,
+            position=token.on(group.system) if token.positions else None,
+            region=self.region,
+            prefer=scope.nodes.get(group.shard, "") if scope.bounded else "",
+        )
+
+    def _committed(self, node: Node, timeline: int, lsn: int) -> None:
+        scopes.current().remember(self.groups[node.shard].committed(node, timeline, lsn))
+
+    # -- the end
+
+    def close(self) -> None:
+        """End the watching and close all pools."""
+        for group in self.groups.values():
+            group.stop()
+            for node in group.nodes.values():
+                for pool in node.pools.values():
+                    pool.drop(close=True)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+ANALYTICS = Want(analytics=True)
+
+_open: weakref.WeakSet[Cluster] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked child: the parent's connections are not ours, and its threads are not here."""
+    for cluster in list(_open):
+        for group in cluster.groups.values():
+            group.forked()
+            for node in group.nodes.values():
+                for pool in node.pools.values():
+                    pool.drop(close=False)
+
+
+os.register_at_fork(after_in_child=_after_fork)

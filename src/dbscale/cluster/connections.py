@@ -1,0 +1,138 @@
+"""The connections an application gets: psycopg's own, which time their statements and tell how far a commit went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors, generators, pq
+from psycopg.abc import PQGen
+
+if TYPE_CHECKING:
+    from dbscale.cluster.nodes import Node
+
+OnCommit = Callable[["Node", int, int], None]
+"""Called after a commit that wrote, with the node, its timeline and its WAL position (not yet normalised)."""
+
+# One message, one round trip more than nothing: whether the transaction wrote, its end, and the position behind it.
+# The position is taken after COMMIT: one from before does not cover the commit record. The insert position, not the
+# written or flushed one, which trail it where synchronous_commit is off.
+COMMIT = (
+    b"SELECT pg_current_xact_id_if_assigned() IS NOT NULL; COMMIT;"
+    b" SELECT left(pg_walfile_name(l), 8), (l - '0/0')::text FROM (SELECT CASE WHEN pg_is_in_recovery()"
+    b" THEN NULL ELSE pg_current_wal_insert_lsn() END) AS p (l)"
+)
+POSITION = COMMIT.rpartition(b";")[2].strip().decode()
+
+ASK = "SELECT pg_is_in_recovery(), (pg_last_wal_replay_lsn() - '0/0')::bigint"
+"""A standby's replay position."""
+
+KINDS = {"select": "select", "insert": "insert", "update": "update", "delete": "delete", "with": "with"}
+OWN = frozenset(("", ";", ASK, POSITION))
+"""Statements of the pools' and dbscale's own, which are not the application's queries."""
+
+
+def kind_of(query: Any) -> str:
+    """The kind of a statement for the metrics: its first word, where that is a common one."""
+    if isinstance(query, str):
+        return KINDS.get(query.lstrip()[:6].lower().strip(), "other")
+    return "other"
+
+
+def _timed(cursor: Any, query: Any, start: float) -> None:
+    if not (isinstance(query, str) and query in OWN):
+        cursor.connection.node.queries(kind_of(query)).observe(time.perf_counter() - start)
+
+
+class NodeCursor(psycopg.Cursor[Any]):
+    """A cursor that times its statements."""
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return super().execute(query, params, **options)
+        finally:
+            _timed(self, query, start)
+
+
+class AsyncNodeCursor(psycopg.AsyncCursor[Any]):
+    """A cursor that times its statements."""
+
+    async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return await super().execute(query, params, **options)
+        finally:
+            _timed(self, query, start)
+
+
+class NodeConnection(psycopg.Connection[Any]):
+    """A connection to a node. `commit` reports the position behind it."""
+
+    node: Node
+    connected_at: float
+    on_commit: OnCommit | None = None
+
+    def commit(self) -> None:
+        if self._plain():
+            super().commit()
+            return
+        with self.lock:
+            self.wait(_commit(self))
+
+    def _plain(self) -> bool:
+        return _is_plain(self, self._num_transactions or self._tpc)
+
+
+class AsyncNodeConnection(psycopg.AsyncConnection[Any]):
+    """A connection to a node. `commit` reports the position behind it."""
+
+    node: Node
+    connected_at: float
+    on_commit: OnCommit | None = None
+
+    async def commit(self) -> None:
+        if self._plain():
+            await super().commit()
+            return
+        async with self.lock:
+            await self.wait(_commit(self))
+
+    def _plain(self) -> bool:
+        return _is_plain(self, self._num_transactions or self._tpc)
+
+
+def _is_plain(connection: NodeConnection | AsyncNodeConnection, nested: Any) -> bool:
+    """True where psycopg's own commit serves: nobody asks for the position, or there is no plain transaction."""
+    pgconn = connection.pgconn
+    return (
+        connection.on_commit is None
+        or bool(nested)
+        or pgconn.transaction_status == pq.TransactionStatus.IDLE
+        or pgconn.pipeline_status != pq.PipelineStatus.OFF
+    )
+
+
+def _commit(connection: NodeConnection | AsyncNodeConnection) -> PQGen[None]:
+    """COMMIT and the position behind it; what follows a COMMIT that succeeded never makes it look failed."""
+    connection.pgconn.send_query(COMMIT)
+    results = yield from generators.execute(connection.pgconn)
+    committed = len(results) > 1 and results[1].command_status == b"COMMIT"
+    if not committed:
+        raise errors.error_from_result(results[-1], encoding=connection.info.encoding)
+    wrote = results[0].get_value(0, 0) == b"t"
+    if wrote and connection.on_commit is not None:
+        last = results[-1]
+        told = len(results) == 3 and last.status == pq.ExecStatus.TUPLES_OK
+        walfile, lsn = (last.get_value(0, 0), last.get_value(0, 1)) if told else (None, None)
+        connection.on_commit(connection.node, int(walfile or b"0", 16), int(lsn or 0))
+
+
+def stamp(connection: Any, node: Node, on_commit: OnCommit | None) -> Any:
+    """The new connection with what it must know of its node."""
+    connection.node = node
+    connection.connected_at = time.monotonic()
+    connection.on_commit = on_commit
+    return connection

@@ -1,0 +1,91 @@
+"""Where a PostgreSQL server is in its write-ahead log: role, timeline, position, and the standbys it feeds.
+
+Positions are integers (bytes since the log began), normalised so that a standby which has replayed everything
+reports the primary's number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+WAL_BLOCK = 8192
+WAL_SEGMENT = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What one look at a server showed."""
+
+    system: str
+    """The cluster's system identifier: a primary and its standbys share it. Empty: the server does not tell."""
+    timeline: int
+    """Grows with every promotion. On a standby, the highest one it is known to follow."""
+    recovery: bool
+    """True for a standby."""
+    lsn: int
+    """A primary's insert position (normalised), a standby's replay position."""
+    receiving: bool | None
+    """On a standby: a WAL receiver is at work. None: a primary, or the role may not see it."""
+    segment: int = WAL_SEGMENT
+    block: int = WAL_BLOCK
+
+
+# pg_walfile_name() begins with the timeline. On a standby the control file knows the timeline late (at the next
+# restart point), the WAL receiver at once, where the role may see it (pg_monitor).
+LOOK = """
+SELECT s.system_identifier::text,
+       CASE WHEN pg_is_in_recovery()
+            THEN greatest(c.timeline_id, r.min_recovery_end_timeline, w.received_tli)
+            ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END,
+       pg_is_in_recovery(),
+       (CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
+             ELSE pg_current_wal_insert_lsn() END - '0/0'::pg_lsn)::bigint,
+       CASE WHEN pg_is_in_recovery() THEN w.pid IS NOT NULL AND coalesce(w.status, 'streaming') = 'streaming' END,
+       pg_size_bytes(current_setting('wal_segment_size')),
+       current_setting('wal_block_size')::int
+  FROM pg_control_system() s, pg_control_checkpoint() c, pg_control_recovery() r
+       LEFT JOIN pg_stat_wal_receiver w ON true
+"""
+
+
+def look(connection: Any) -> Place:
+    """The server's place, by one statement on a psycopg connection (or a cursor) outside a transaction."""
+    row = connection.execute(LOOK).fetchone()
+    system, timeline, recovery, lsn, receiving, segment, block = row
+    return Place(
+        system=system,
+        timeline=timeline,
+        recovery=recovery,
+        lsn=lsn if recovery else normalised(lsn, segment, block),
+        receiving=receiving,
+        segment=segment,
+        block=block,
+    )
+
+
+def normalised(lsn: int, segment: int = WAL_SEGMENT, block: int = WAL_BLOCK) -> int:
+    """An insert position without the header of a page that holds no record yet.
+
+    Where the last record ended exactly on a page boundary, the insert position stands behind the next page's header
+    (24 bytes; 40 at the start of a segment), while a standby that has replayed that record reports the boundary.
+    Compared as they are, the standby would look behind until the next record is written.
+    """
+    if lsn % segment == 40:
+        return lsn - 40
+    if lsn % block == 24:
+        return lsn - 24
+    return lsn
+
+
+def as_text(lsn: int) -> str:
+    """A position as PostgreSQL writes it: `0/16B3748`."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def as_number(text: str) -> int:
+    """The position in `0/16B3748`; ValueError where it is none."""
+    high, slash, low = text.partition("/")
+    if not slash:
+        raise ValueError(f"not a WAL position: {text!r}")
+    return (int(high, 16) << 32) + int(low, 16)
