@@ -18,7 +18,7 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer wi
 
 @click.group()
 def local() -> None:
-    """Run PostgreSQL here: up, down, status.
+    """Run PostgreSQL here: up, down, status, url.
 
     The data stay in .dbscale/ (for root in /var/lib/dbscale, as PostgreSQL refuses to run as root). A server is named
     `main` unless you say otherwise; `embedded` in a URL's place means it, and `embedded:NAME` another one.
@@ -76,6 +76,20 @@ def status(as_json: bool) -> None:
     from dbscale.drivers import embedded
 
     _show(embedded.status(), as_json)
+
+
+@local.command()
+@click.argument("name", default="main")
+@as_json_option
+def url(name: str, as_json: bool) -> None:
+    """Print the URL of a server, which is made and started first where need be: psql "$(dbscale local url)"."""
+    from dbscale.drivers import embedded
+
+    found = embedded.url(name)
+    if as_json:
+        output.answer_json({"name": name, "url": found})
+    else:
+        output.answer(found)
 
 
 def _show(servers: list[Server], as_json: bool) -> None:
