@@ -276,5 +276,5 @@ def keep_rows(query: Query, rows: Iterable[int]) -> tuple[str, tuple[int, ...]]:
     numbers: dict[int, int] = {}
     for _, node in postgast.walk(tree):
         if type(node).__name__ == "ParamRef":
-            node.number = numbers.setdefault(node.number, len(numbers) + 1)  # type: ignore[attr-defined]
+            node.number = numbers.setdefault(node.number, len(numbers) + 1)
     return postgast.deparse(tree), tuple(numbers)
