@@ -1,0 +1,488 @@
+"""A source's table as PostgreSQL's: columns, keys, indexes, foreign keys and checks, with what could not follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import cast
+
+from dbscale import schema as pg
+from dbscale.migrate import defaults
+from dbscale.migrate.dialect import Scope, compile_node, condition, fitted
+from dbscale.migrate.draft import Draft
+from dbscale.migrate.grammar import NotUnderstood, parse_expression
+from dbscale.migrate.model import (
+    Choice,
+    SourceColumn,
+    SourceForeignKey,
+    SourceIndex,
+    SourceKey,
+    SourceTable,
+    SourceTerm,
+)
+from dbscale.migrate.names import object_name
+from dbscale.migrate.values import Untranslatable, Value, by_collation, kind_of
+from dbscale.plan import LoadColumn
+
+WIDEST_KEY = 2704
+"""Bytes that a B-tree's entry may take: a third of a page (BTMaxItemSize, src/include/access/nbtree.h)."""
+
+
+def table(draft: Draft, source: SourceTable) -> pg.Table:
+    """The table without its foreign keys, which need all tables to be there."""
+    columns = tuple(_columns(draft, source))
+    keys, key_indexes = _keys(draft, source)
+    indexes = tuple(_indexes(draft, source))
+    checks = tuple(_checks(draft, source))
+    return pg.Table(
+        name=draft.names.table(source.name),
+        columns=columns,
+        keys=keys,
+        indexes=(*key_indexes, *indexes),
+        checks=checks,
+    )
+
+
+# -- columns ---------------------------------------------------------------------------------------------------
+
+
+def _columns(draft: Draft, source: SourceTable) -> Iterator[pg.Column]:
+    load = []
+    generated = _generated(draft, source)
+    for column in source.columns:
+        choice = draft.choice(source.name, column.name)
+        name = draft.names.column(source.name, column.name)
+        if column.name not in generated:
+            load.append(LoadColumn(source=column.name, target=name, conversion=choice.conversion))
+        identity = column.name == source.rowid_column and kind_of(choice.type) == "int"
+        yield pg.Column(
+            name=name,
+            type=choice.type,
+            nullable=not _not_null(draft, source, column),
+            default="" if identity or column.generated else _default(draft, source, column, choice),
+            generated=generated.get(column.name, ""),
+            identity=identity,
+            collation=draft.collation if kind_of(choice.type) == "text" else "",
+        )
+    draft.load[source.name] = tuple(load)
+
+
+def _default(draft: Draft, source: SourceTable, column: SourceColumn, choice: Choice) -> str:
+    where = f"{source.name}.{column.name}"
+    try:
+        sql, remark = defaults.translate(column, choice, strict=source.strict)
+    except Untranslatable as error:
+        draft.note(
+            "default-left-out",
+            where,
+            f"the default is left out: {error.reason}",
+            try_="name the value in INSERT, or set a default in PostgreSQL by hand",
+            level="behaviour",
+            original=column.default or "",
+        )
+        return ""
+    if remark:
+        draft.note("default-local-time", where, remark, level="behaviour", original=column.default or "")
+    return sql
+
+
+def _not_null(draft: Draft, source: SourceTable, column: SourceColumn) -> bool:
+    """NOT NULL where the source says so and keeps to it; a primary key brings its own."""
+    profile = draft.profile(source.name, column.name)
+    if column.not_null and profile is not None and profile.nulls:
+        draft.note(
+            "not-null-broken",
+            f"{source.name}.{column.name}",
+            f"{profile.nulls} rows hold NULL though the column is NOT NULL, so PostgreSQL's column may be NULL",
+            try_="give those rows a value in SQLite and migrate again",
+            level="behaviour",
+        )
+        return False
+    return column.not_null
+
+
+def _generated(draft: Draft, source: SourceTable) -> dict[str, str]:
+    """The expressions of the columns that PostgreSQL can generate; the others are filled with SQLite's values."""
+    found: dict[str, str] = {}
+    waiting = [column for column in source.columns if column.generated]
+    names = {column.name.lower() for column in waiting}
+    progress = True
+    while waiting and progress:
+        progress = False
+        for column in list(waiting):
+            scope = draft.scope(source, inline=True)
+            done = {name.lower() for owner, name in draft.inlined if owner == source.name}
+            visible = {name: value for name, value in scope.columns.items() if name not in names or name in done}
+            try:
+                node = parse_expression(column.expression)
+                value = compile_node(node, replace(scope, columns=visible))
+                choice = draft.choice(source.name, column.name)
+                sql = fitted(value, choice.type, immutable=True)
+            except (Untranslatable, NotUnderstood) as error:
+                column_error = str(error)
+                if "there is no column" in column_error and len(waiting) > 1:
+                    continue
+                waiting.remove(column)
+                progress = True
+                _not_generated(draft, source, column, column_error)
+                continue
+            found[column.name] = sql
+            own = draft.values(source)[column.name]
+            draft.inlined[source.name, column.name] = replace(own, sql=sql, atom=False)
+            waiting.remove(column)
+            progress = True
+    for column in waiting:
+        _not_generated(draft, source, column, "it leans on a generated column that could not be translated")
+    return found
+
+
+def _not_generated(draft: Draft, source: SourceTable, column: SourceColumn, reason: str) -> None:
+    draft.note(
+        "generated-column",
+        f"{source.name}.{column.name}",
+        f"PostgreSQL does not generate it: {reason}. It is a plain column that holds SQLite's values",
+        try_="let the application or a trigger fill it for new rows",
+        level="behaviour",
+        original=column.expression,
+    )
+
+
+# -- keys ------------------------------------------------------------------------------------------------------
+
+
+def _keys(draft: Draft, source: SourceTable) -> tuple[tuple[pg.Key, ...], tuple[pg.Index, ...]]:
+    keys: list[pg.Key] = []
+    indexes: list[pg.Index] = []
+    for key in sorted(source.keys, key=lambda each: not each.primary):
+        if key.on_conflict and key.on_conflict.upper() != "ABORT":
+            _on_conflict(draft, source, key)
+        if _duplicates(draft, source, key.columns):
+            continue
+        made = _key(draft, source, key)
+        if isinstance(made, pg.Key):
+            keys.append(made)
+        if not isinstance(made, pg.Key) or _collated(draft, source, key):
+            indexes.append(made if isinstance(made, pg.Index) else _key_index(draft, source, key, (), label="key"))
+    return tuple(keys), tuple(indexes)
+
+
+def _key(draft: Draft, source: SourceTable, key: SourceKey) -> pg.Key | pg.Index:
+    """The constraint; or a unique index where no constraint can say the same."""
+    columns = tuple(draft.names.column(source.name, source.column(name).name) for name in key.columns)
+    wide = _wide(draft, source, key.columns)
+    if wide:
+        _too_wide(draft, source, ", ".join(key.columns), "its uniqueness is kept by MD5 digests")
+        return _key_index(draft, source, key, wide, label="key")
+    primary = key.primary and not _null_keys(draft, source, key)
+    collated = _collated(draft, source, key)
+    if collated and not primary and not _referred(draft, source, key.columns):
+        return _key_index(draft, source, key, (), label="key")
+    table_name = draft.names.table(source.name)
+    otherwise = object_name(table_name, "" if primary else "_".join(columns), "pkey" if primary else "key")
+    name = draft.names.constraint(source.name, key.name, otherwise, key=True)
+    return pg.Key(name=name, columns=columns, primary=primary)
+
+
+def _key_index(draft: Draft, source: SourceTable, key: SourceKey, wide: tuple[str, ...], *, label: str) -> pg.Index:
+    """A unique index that holds a key's columns unique by their collation, wide ones by their digest."""
+    collations = key.collations or tuple("BINARY" for _ in key.columns)
+    terms = []
+    for name, collation in zip(key.columns, collations, strict=True):
+        value = draft.values(source)[source.column(name).name]
+        terms.append(_digest(value, collation) if name in wide else _term_sql(value, collation))
+    columns = "_".join(draft.names.column(source.name, source.column(name).name) for name in key.columns)
+    otherwise = object_name(draft.names.table(source.name), columns, label)
+    return pg.Index(name=draft.names.index(source.name, "", otherwise), terms=tuple(terms), unique=True)
+
+
+def _collated(draft: Draft, source: SourceTable, key: SourceKey) -> bool:
+    """True when a collation makes more values equal than PostgreSQL's own equality does."""
+    return any(
+        collation.upper() not in ("", "BINARY")
+        and kind_of(draft.choice(source.name, source.column(name).name).type) == "text"
+        for name, collation in zip(key.columns, key.collations, strict=False)
+    )
+
+
+def _referred(draft: Draft, source: SourceTable, columns: tuple[str, ...]) -> bool:
+    """True when a foreign key refers to exactly these columns."""
+    wanted = {name.lower() for name in columns}
+    return any(
+        key.parent.lower() == source.name.lower() and {name.lower() for name in key.parent_columns} == wanted
+        for table in draft.source.tables
+        for key in table.foreign_keys
+    )
+
+
+def _null_keys(draft: Draft, source: SourceTable, key: SourceKey) -> bool:
+    """True, with a finding, when rows hold NULL in a primary key, which SQLite lets pass."""
+    for name in key.columns:
+        column = source.column(name)
+        profile = draft.profile(source.name, column.name)
+        if profile is not None and profile.nulls and column.name != source.rowid_column:
+            draft.note(
+                "null-in-primary-key",
+                f"{source.name}.{column.name}",
+                f"{profile.nulls} rows hold NULL in the primary key, so it becomes UNIQUE, which allows NULLs",
+                try_="give those rows a key in SQLite and migrate again",
+                level="behaviour",
+            )
+            return True
+    return False
+
+
+def _duplicates(draft: Draft, source: SourceTable, columns: tuple[str, ...]) -> bool:
+    count = draft.facts.duplicates.get((source.name, columns), 0)
+    if count:
+        draft.note(
+            "duplicates-after-conversion",
+            f"{source.name} ({', '.join(columns)})",
+            f"{count} values occur more than once after their conversion, so the key is left out",
+            try_="choose other types for these columns in [migrate.types], or make the values differ in SQLite",
+            level="behaviour",
+        )
+    return bool(count)
+
+
+def _on_conflict(draft: Draft, source: SourceTable, key: SourceKey) -> None:
+    draft.note(
+        "on-conflict",
+        f"{source.name} ({', '.join(key.columns)})",
+        f"ON CONFLICT {key.on_conflict.upper()} has no counterpart in a constraint: PostgreSQL raises an error",
+        try_="write INSERT … ON CONFLICT … in the statements that rely on it",
+        level="behaviour",
+        original=source.sql,
+    )
+
+
+# -- indexes ---------------------------------------------------------------------------------------------------
+
+
+def _indexes(draft: Draft, source: SourceTable) -> Iterator[pg.Index]:
+    """Indexes as they are. Where NULLs stand is left to PostgreSQL, so that its ORDER BY can use them."""
+    for index in source.indexes:
+        columns = tuple(term.column for term in index.terms if term.column)
+        if index.unique and len(columns) == len(index.terms) and _duplicates(draft, source, columns):
+            continue
+        try:
+            yield _index(draft, source, index)
+        except Untranslatable as error:
+            draft.note(
+                "index-left-out",
+                f"{source.name}.{index.name}",
+                f"the {'unique ' * index.unique}index is left out: {error.reason}",
+                try_="create its counterpart in PostgreSQL by hand",
+                level="behaviour",
+                original=index.sql,
+            )
+
+
+def _index(draft: Draft, source: SourceTable, index: SourceIndex) -> pg.Index:
+    scope = draft.scope(source)
+    wide = _wide(draft, source, tuple(term.column for term in index.terms if term.column))
+    terms, labels = [], []
+    for term in index.terms:
+        terms.append(_term(scope, term, digest=term.column in wide and (index.unique or len(index.terms) > 1)))
+        labels.append(draft.names.column(source.name, source.column(term.column).name) if term.column else "expr")
+    where = condition(index.where, scope).sql if index.where else ""
+    method = "btree"
+    if wide and not index.unique and len(index.terms) == 1:
+        method, terms = "hash", [terms[0].removesuffix(" DESC")]
+        _too_wide(draft, source, wide[0], f"the index {index.name} is a hash index, which finds equal values only")
+    elif wide:
+        _too_wide(draft, source, ", ".join(wide), f"the index {index.name} holds MD5 digests of it")
+    otherwise = object_name(draft.names.table(source.name), "_".join(labels), "idx")
+    name = draft.names.index(source.name, index.name, otherwise)
+    return pg.Index(name=name, terms=tuple(terms), unique=index.unique, where=where, method=method)
+
+
+def _term(scope: Scope, term: SourceTerm, *, digest: bool) -> str:
+    if term.column:
+        value = scope.columns[_lower(term.column)]
+        sql = _digest(value, term.collation) if digest else _term_sql(value, term.collation)
+    else:
+        value = compile_node(_parsed(term.expression), scope)
+        if value.kind in ("null", "json") or value.constant is not None:
+            raise Untranslatable(f"a B-tree does not order {value.kind}")
+        collation = term.collation if value.kind == "text" else "BINARY"
+        sql = f"({_sql_in(value, collation)})"
+    return sql + (" DESC" if term.descending else "")
+
+
+def _parsed(expression: str):  # type: ignore[no-untyped-def]
+    try:
+        return parse_expression(expression)
+    except NotUnderstood as error:
+        raise Untranslatable(f"it is not understood: {error}") from error
+
+
+def _lower(name: str) -> str:
+    from dbscale.migrate.values import ascii_lower
+
+    return ascii_lower(name)
+
+
+def _sql_in(value: Value, collation: str) -> str:
+    return (
+        by_collation(value, collation.upper()) if value.kind == "text" and collation.upper() != "BINARY" else value.sql
+    )
+
+
+def _term_sql(value: Value, collation: str) -> str:
+    """A column as an index's term: a type without order is refused, a collation is made an expression."""
+    if value.kind in ("json", "other"):
+        raise Untranslatable(f"PostgreSQL's B-tree does not order {value.kind}")
+    return _sql_in(value, collation)
+
+
+def _digest(value: Value, collation: str) -> str:
+    if value.kind not in ("text", "bytea"):
+        raise Untranslatable(f"values of {value.kind} are too wide for a B-tree")
+    return f"md5({_sql_in(value, collation)})"
+
+
+def _wide(draft: Draft, source: SourceTable, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the columns that make an entry too wide for a B-tree; the widest ones first."""
+    widths = {}
+    for name in columns:
+        column = source.column(name)
+        profile = draft.profile(source.name, column.name)
+        if kind_of(draft.choice(source.name, column.name).type) in ("text", "bytea", "jsonb"):
+            widths[name] = profile.widest if profile is not None else 0
+    found = []
+    for name in sorted(widths, key=lambda each: -widths[each]):
+        if sum(widths.values()) + 8 * len(columns) <= WIDEST_KEY:
+            break
+        found.append(name)
+        widths[name] = 36
+    return tuple(found)
+
+
+def _too_wide(draft: Draft, source: SourceTable, columns: str, says: str) -> None:
+    draft.note(
+        "too-wide-for-index",
+        f"{source.name} ({columns})",
+        f"it holds values wider than the {WIDEST_KEY} bytes that a B-tree takes; {says}",
+        try_="search by the digest (md5(column) = md5(value)), or index a beginning of the value: left(column, 200)",
+        level="behaviour",
+    )
+
+
+# -- checks ----------------------------------------------------------------------------------------------------
+
+
+def _checks(draft: Draft, source: SourceTable) -> Iterator[pg.Check]:
+    scope = draft.scope(source)
+    for check in source.checks:
+        where = f"{source.name}.{check.name or check.column or 'CHECK'}"
+        try:
+            value = condition(check.sql, scope)
+        except Untranslatable as error:
+            draft.note(
+                "check-left-out",
+                where,
+                f"the CHECK is left out: {error.reason}",
+                try_="add its counterpart in PostgreSQL by hand",
+                level="behaviour",
+                original=check.sql,
+            )
+            continue
+        if value.always:
+            says = "the CHECK is left out: the column's type allows nothing else"
+            draft.note("check-by-type", where, says, level="note", original=check.sql)
+            continue
+        column = draft.names.column(source.name, source.column(check.column).name) if check.column else ""
+        otherwise = object_name(draft.names.table(source.name), column, "check")
+        yield pg.Check(name=draft.names.constraint(source.name, check.name, otherwise), sql=value.sql)
+
+
+# -- foreign keys ----------------------------------------------------------------------------------------------
+
+
+def with_foreign_keys(draft: Draft, source: SourceTable, drafted: Mapping[str, pg.Table]) -> pg.Table:
+    """The table with the foreign keys whose parents are there; `drafted` by the source's names."""
+    own = drafted[source.name]
+    keys = [_foreign_key(draft, source, place, key, drafted) for place, key in enumerate(source.foreign_keys)]
+    return replace(own, foreign_keys=tuple(key for key in keys if key is not None))
+
+
+def _foreign_key(
+    draft: Draft, source: SourceTable, place: int, key: SourceForeignKey, drafted: Mapping[str, pg.Table]
+) -> pg.ForeignKey | None:
+    where = f"{source.name} ({', '.join(key.columns)})"
+    parent = next((name for name in drafted if name.lower() == key.parent.lower()), None)
+    if parent is None or not key.parent_columns:
+        _no_parent(draft, where, key, drafted)
+        return None
+    parent_source = draft.source.table(parent)
+    columns = tuple(draft.names.column(source.name, source.column(name).name) for name in key.columns)
+    try:
+        parents = tuple(draft.names.column(parent, parent_source.column(name).name) for name in key.parent_columns)
+    except KeyError as error:
+        draft.note("foreign-key-left-out", where, f"{parent} has no column {error}", level="behaviour")
+        return None
+    if not _comparable(drafted[source.name], columns, drafted[parent], parents):
+        says = f"its columns and those of {parent} have types that PostgreSQL does not compare"
+        try_ = "give both the same type in [migrate.types]"
+        draft.note("foreign-key-left-out", where, says, try_=try_, level="behaviour")
+        return None
+    if not _unique(drafted[parent], parents):
+        says = f"nothing holds {parent} ({', '.join(key.parent_columns)}) unique, as PostgreSQL demands"
+        try_ = f"add a unique index on {parent} ({', '.join(key.parent_columns)}) in SQLite and migrate again"
+        draft.note("foreign-key-left-out", where, says, try_=try_, level="behaviour")
+        return None
+    orphans = draft.facts.orphans.get((source.name, place), 0)
+    if orphans:
+        draft.note(
+            "orphans",
+            where,
+            f"{orphans} rows refer to rows of {parent} that do not exist, so the foreign key stays NOT VALID: "
+            "it holds for new and changed rows only",
+            try_="remove or mend those rows, then ALTER TABLE … VALIDATE CONSTRAINT …",
+            level="behaviour",
+        )
+    otherwise = object_name(draft.names.table(source.name), "_".join(columns), "fkey")
+    return pg.ForeignKey(
+        name=draft.names.constraint(source.name, key.name, otherwise),
+        columns=columns,
+        parent=draft.names.table(parent),
+        parent_columns=parents,
+        on_delete=cast("pg.Action", key.on_delete.upper() or "NO ACTION"),
+        on_update=cast("pg.Action", key.on_update.upper() or "NO ACTION"),
+        deferrable=key.deferrable,
+        valid=not orphans,
+    )
+
+
+def _no_parent(draft: Draft, where: str, key: SourceForeignKey, drafted: Mapping[str, pg.Table]) -> None:
+    import difflib
+
+    near = difflib.get_close_matches(key.parent, [name for name in drafted if name != key.parent], n=1)
+    hint = f"; there is {near[0]}" if near else ""
+    draft.note(
+        "foreign-key-left-out",
+        where,
+        f"it refers to {key.parent}, which is not among the tables{hint}",
+        try_="migrate that table too, or mend the reference in SQLite",
+        level="behaviour",
+    )
+
+
+def _comparable(table: pg.Table, columns: tuple[str, ...], parent: pg.Table, parents: tuple[str, ...]) -> bool:
+    """PostgreSQL needs an equality of the two types in one operator family; whole numbers and texts have that."""
+    if len(columns) != len(parents):
+        return False
+    for column, other in zip(columns, parents, strict=True):
+        kinds = kind_of(table.column(column).type), kind_of(parent.column(other).type)
+        if kinds[0] != kinds[1] and not (kinds[0] == "int" and kinds[1] in ("numeric", "float")):
+            return False
+    return True
+
+
+def _unique(parent: pg.Table, columns: tuple[str, ...]) -> bool:
+    wanted = set(columns)
+    quoted = {pg.quote(name) for name in columns}
+    return any(set(key.columns) == wanted and len(key.columns) == len(columns) for key in parent.keys) or any(
+        index.unique and not index.where and set(index.terms) == quoted and len(index.terms) == len(columns)
+        for index in parent.indexes
+    )

@@ -1,0 +1,599 @@
+"""SQLite's expressions as PostgreSQL's, for the types chosen: the same answer, or a refusal that says why.
+
+Values are compared as the chosen types mean them: a column that became a timestamp compares by time, one that
+became boolean is true or false. Beyond that nothing is assumed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from dbscale.migrate import functions
+from dbscale.migrate.grammar import (
+    Between,
+    Binary,
+    Call,
+    Case,
+    Cast,
+    Collate,
+    Constant,
+    In,
+    Match,
+    Name,
+    Node,
+    NotUnderstood,
+    Unary,
+    parse_expression,
+)
+from dbscale.migrate.model import Choice, SourceColumn
+from dbscale.migrate.values import (
+    MOMENTS,
+    NUMBERS,
+    Kind,
+    Untranslatable,
+    Value,
+    affinity_of,
+    as_float,
+    as_number,
+    as_text,
+    as_truth,
+    ascii_lower,
+    bit,
+    by_collation,
+    constant_value,
+    is_bit,
+    kind_of,
+    number_in,
+    unify,
+)
+from dbscale.plan import Conversion
+from dbscale.schema import literal, quote
+
+__all__ = ["Scope", "Untranslatable", "Value", "column_value", "condition", "order_term", "stored", "translate"]
+
+_ROWID = frozenset({"rowid", "_rowid_", "oid"})
+_CLASSES = {"integers": "integer", "reals": "real", "texts": "text", "blobs": "blob"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What an expression may name, and where it is to stand."""
+
+    columns: Mapping[str, Value] = field(default_factory=dict)
+    """By name in lower case (ASCII). A name that several tables share is absent."""
+    tables: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+    """The same by table or alias, in lower case."""
+    ambiguous: frozenset[str] = frozenset()
+    rowid: str = ""
+    """The column that is the rowid, in lower case; empty when there is none."""
+    immutable: bool = True
+    """For indexes, generated columns and CHECKs: the answer may depend on the row alone."""
+    aggregates: bool = False
+    """Aggregate functions may stand here."""
+
+    def column(self, name: Name) -> Value | None:
+        """The column that is meant; None when there is none. Untranslatable when it could be several."""
+        word = ascii_lower(name.parts[-1])
+        known = self.columns
+        if len(name.parts) == 2:
+            known = self.tables.get(ascii_lower(name.parts[0]), {})
+        elif word in self.ambiguous:
+            raise Untranslatable(f"{name.parts[-1]} could be a column of several tables")
+        if word in known:
+            return known[word]
+        if word in _ROWID and self.rowid:
+            return known.get(self.rowid)
+        return None
+
+
+def column_value(column: SourceColumn, choice: Choice, sql: str, *, strict: bool = False) -> Value:
+    """A source's column as an operand; `sql` is how PostgreSQL names it."""
+    kind = kind_of(choice.type)
+    affinity = affinity_of(column.declared, strict=strict)
+    readings = {name: getattr(choice.conversion, name) for name in _CLASSES}
+    return Value(
+        sql=sql,
+        kind=kind,
+        affinity=affinity,
+        collation=column.collation.upper() or "BINARY",
+        narrow=choice.type in ("integer", "smallint"),
+        real=kind in ("float", "numeric") and (affinity == "REAL" or not readings["integers"]),
+        mixed=kind == "text" and any(readings[name] for name in ("integers", "reals", "blobs")),
+        classes=_classes(kind, affinity, choice.conversion),
+    )
+
+
+def _classes(kind: Kind, affinity: str, conversion: Conversion) -> frozenset[str]:
+    own = {"int": "integer", "text": "text", "bytea": "blob"}.get(kind)
+    found = frozenset(word for name, word in _CLASSES.items() if getattr(conversion, name))
+    if kind == "float" and affinity == "REAL":
+        return frozenset({"real"})
+    if own is not None and found <= {own}:
+        return frozenset({own})
+    # One class alone is sure; of several it is not known which a row has.
+    return found if len(found) == 1 else frozenset()
+
+
+def translate(expression: str, scope: Scope) -> Value:
+    """`expression` for `scope`. Untranslatable when PostgreSQL cannot be told to give the same answer."""
+    try:
+        return compile_node(parse_expression(expression), scope)
+    except NotUnderstood as error:
+        raise Untranslatable(f"it is not understood: {error}") from error
+    except RecursionError:
+        raise Untranslatable("it is nested too deeply") from None
+
+
+def condition(expression: str, scope: Scope) -> Value:
+    """`expression` as a condition: PostgreSQL's boolean. `always` says that a CHECK of it would check nothing."""
+    return as_truth(translate(expression, scope))
+
+
+def stored(expression: str, scope: Scope, type_: str) -> str:
+    """`expression` as a value to be stored in a column of `type_`, as SQLite's values of it are converted."""
+    return fitted(translate(expression, scope), type_, immutable=scope.immutable)
+
+
+def fitted(value: Value, type_: str, *, immutable: bool) -> str:
+    """The SQL of `value` for a column of `type_`; Untranslatable when it is not surely of that type."""
+    kind = kind_of(type_)
+    if value.kind in ("null", kind) or (value.kind, kind) in {("int", "float"), ("int", "numeric"), ("truth", "bool")}:
+        return value.sql
+    if kind == "int" and value.kind in ("bool", "truth"):
+        return as_number(value).sql
+    if kind == "bool" and is_bit(value):
+        return bit(value)
+    if kind == "numeric" and value.kind == "float":
+        return f"{as_float(value)}::text::numeric" if value.constant is None else value.sql
+    if kind == "float" and value.kind == "numeric":
+        return as_float(value)
+    if kind == "text":
+        return as_text(value, immutable=immutable).sql
+    raise Untranslatable(f"it gives {value.kind}, and the column is {type_}")
+
+
+def order_term(value: Value) -> str:
+    """`value` as an ordering key that follows SQLite's collation; NULLs are the caller's to place."""
+    if value.kind == "text":
+        if value.mixed:
+            raise Untranslatable("the values are of several storage classes, which SQLite orders one after another")
+        text = by_collation(value, value.collation)
+        return text if value.collation == "NOCASE" else f'{text} COLLATE "C"'
+    if value.kind in NUMBERS | MOMENTS or value.kind in ("bytea", "null"):
+        return value.sql
+    raise Untranslatable(f"SQLite orders {value.kind} as text")
+
+
+def compile_node(node: Node, scope: Scope) -> Value:  # noqa: C901, PLR0912 - one branch a kind of node
+    """The translation of one node; `functions.py` has the calls, `views.py` the subqueries."""
+    match node:
+        case Constant():
+            return constant_value(node)
+        case Name():
+            return _name(node, scope)
+        case Unary():
+            return _unary(node, scope)
+        case Binary("AND" | "OR"):
+            return _logic(node, scope)
+        case Binary("IS" | "IS NOT"):
+            return _identical(node, scope)
+        case Binary("=" | "<>", Call("typeof", (operand,)), Constant(str(word))):
+            return _of_class(compile_node(operand, scope), {word}, negated=node.operator == "<>")
+        case Binary("=" | "<>" | "<" | "<=" | ">" | ">="):
+            return compare(node.operator, compile_node(node.left, scope), compile_node(node.right, scope))
+        case Binary("||"):
+            left, right = (as_text(compile_node(side, scope), immutable=scope.immutable) for side in _sides(node))
+            repeatable = left.repeatable and right.repeatable
+            return Value(sql=f"{left.operand} || {right.operand}", kind="text", atom=False, repeatable=repeatable)
+        case Binary("->" | "->>"):
+            return functions.json_arrow(node.operator, compile_node(node.left, scope), compile_node(node.right, scope))
+        case Binary():
+            return _arithmetic(node.operator, compile_node(node.left, scope), compile_node(node.right, scope))
+        case Match():
+            return _match(node, scope)
+        case Between():
+            return _between(node, scope)
+        case In(Call("typeof", (operand,)), tuple(items)) if all(isinstance(item, Constant) for item in items):
+            words = {item.value for item in items if isinstance(item, Constant)}
+            return _of_class(compile_node(operand, scope), words, negated=node.negated)
+        case In():
+            return _in(node, scope)
+        case Case():
+            return _case(node, scope)
+        case Cast():
+            return functions.cast(compile_node(node.operand, scope), node.type, immutable=scope.immutable)
+        case Collate():
+            if node.collation not in ("BINARY", "NOCASE", "RTRIM"):
+                raise Untranslatable(f"the collation {node.collation} is not SQLite's own")
+            return replace(compile_node(node.operand, scope), collation=node.collation, explicit=True)
+        case Call():
+            return _call(node, scope)
+        case _:
+            raise Untranslatable("it has a subquery")
+
+
+def _of_class(value: Value, words: set[Any], *, negated: bool) -> Value:
+    """`typeof(value) IN words`: the column's type says which class it can be, so that only NULL is open."""
+    if len(value.classes) != 1:
+        raise Untranslatable("the type does not tell in which storage class SQLite held the value")
+    possible = (bool(value.classes & words) != negated, ("null" in words) != negated)
+    if possible in ((True, True), (False, False)):
+        return Value(sql="TRUE" if possible[0] else "FALSE", kind="truth", always=possible[0])
+    test = "IS NOT NULL" if possible[0] else "IS NULL"
+    return Value(sql=f"{value.operand} {test}", kind="truth", atom=False, repeatable=value.repeatable)
+
+
+def _sides(node: Binary) -> tuple[Node, Node]:
+    return node.left, node.right
+
+
+def _name(node: Name, scope: Scope) -> Value:
+    column = scope.column(node)
+    if column is not None:
+        return column
+    if node.maybe_text:
+        return constant_value(Constant(node.parts[0]))
+    word = node.parts[-1]
+    if len(node.parts) == 1 and word.upper() in ("TRUE", "FALSE"):
+        return constant_value(Constant(int(word.upper() == "TRUE"), word))
+    if ascii_lower(word) in _ROWID:
+        raise Untranslatable("the table has no column for the rowid")
+    raise Untranslatable(f"there is no column {word}")
+
+
+def _unary(node: Unary, scope: Scope) -> Value:
+    value = compile_node(node.operand, scope)
+    if node.operator == "NOT":
+        truth = as_truth(value)
+        return Value(sql=f"NOT {truth.operand}", kind="truth", atom=False, repeatable=truth.repeatable)
+    if node.operator == "+":
+        return replace(value, affinity="", collation="")
+    number = as_number(value)
+    if node.operator == "~" and number.kind not in ("int", "null"):
+        raise Untranslatable("~ of what is not a whole number")
+    sql = as_float(number) if number.kind == "numeric" else number.operand
+    kind: Kind = "float" if number.kind == "numeric" else number.kind
+    wide = f"{sql}::bigint" if number.narrow and number.constant is None else sql
+    return Value(sql=f"{node.operator}{wide}", kind=kind, atom=False, real=number.real, repeatable=number.repeatable)
+
+
+def _logic(node: Binary, scope: Scope) -> Value:
+    """AND and OR: a chain of one operator is written without brackets."""
+    chain: list[Node] = []
+    rest: Node = node
+    while isinstance(rest, Binary) and rest.operator == node.operator:
+        chain.append(rest.right)
+        rest = rest.left
+    parts = [as_truth(compile_node(part, scope)) for part in [rest, *reversed(chain)]]
+    # In a chain of ANDs what is always true adds nothing to a CHECK, but NULL must stay NULL elsewhere.
+    always = all(part.always for part in parts) if node.operator == "AND" else any(part.always for part in parts)
+    sql = f" {node.operator} ".join(part.operand for part in parts)
+    return Value(sql=sql, kind="truth", atom=False, always=always and node.operator == "AND",
+                 repeatable=all(part.repeatable for part in parts))  # fmt: skip
+
+
+def _identical(node: Binary, scope: Scope) -> Value:
+    negated = node.operator == "IS NOT"
+    left = compile_node(node.left, scope)
+    word = node.right.parts[0].upper() if isinstance(node.right, Name) and len(node.right.parts) == 1 else ""
+    if word in ("TRUE", "FALSE") and scope.column(Name((word,))) is None:
+        sql = f"{as_truth(left).operand} {node.operator} {word}"
+        return Value(sql=sql, kind="truth", atom=False, repeatable=left.repeatable)
+    right = compile_node(node.right, scope)
+    if right.kind == "null" or left.kind == "null":
+        value = left if right.kind == "null" else right
+        return Value(sql=f"{value.operand} {node.operator} NULL", kind="truth", atom=False, repeatable=left.repeatable)
+    return compare("IS DISTINCT FROM" if negated else "IS NOT DISTINCT FROM", left, right)
+
+
+def _arithmetic(operator: str, left: Value, right: Value) -> Value:
+    """Numbers: whole ones stay whole, as in SQLite; others are double precision; x / 0 is NULL."""
+    left, right = as_number(left), as_number(right)
+    repeatable = left.repeatable and right.repeatable
+    if "null" in (left.kind, right.kind):
+        return constant_value(Constant(None))
+    whole = left.kind == right.kind == "int"
+    if operator in ("&", "|", "<<", ">>", "%") and not whole:
+        raise Untranslatable(f"{operator} of what is not a whole number")
+    if operator in ("<<", ">>") and not (right.constant is not None and 0 <= int(right.constant.value or 0) < 64):
+        raise Untranslatable("a shift by what is not a number from 0 to 63")
+    if whole:
+        first = (
+            f"{left.operand}::bigint" if (left.narrow and right.narrow) or operator in ("<<", ">>") else left.operand
+        )
+        second = right.operand
+    else:
+        if operator == "/" and not (left.real or right.real):
+            raise Untranslatable("SQLite divides whole or not by how each value is stored")
+        first, second = as_float(left), as_float(right)
+    if operator in ("/", "%") and not (right.constant is not None and right.constant.value):
+        second = f"NULLIF({second}, 0)"
+    if operator in ("<<", ">>"):
+        second = f"{second}::int"
+    real = not whole and (left.real or right.real)
+    kind: Kind = "int" if whole else "float"
+    return Value(sql=f"{first} {operator} {second}", kind=kind, atom=False, real=real, repeatable=repeatable)
+
+
+# -- comparisons -----------------------------------------------------------------------------------------------
+
+
+def compare(operator: str, left: Value, right: Value) -> Value:
+    """`left operator right` as SQLite compares: by affinity, then by collation."""
+    one, two = comparable(operator, left, right)
+    repeatable = left.repeatable and right.repeatable
+    if (operator in ("=", "<>") and "TRUE" in (one, two)) or ("FALSE" in (one, two) and operator in ("=", "<>")):
+        return _boolean(operator, one, two, repeatable=repeatable)
+    return Value(sql=f"{one} {operator} {two}", kind="truth", atom=False, repeatable=repeatable)
+
+
+def _boolean(operator: str, one: str, two: str, *, repeatable: bool) -> Value:
+    """`b = TRUE` is `b`, and so on."""
+    value, constant = (two, one) if one in ("TRUE", "FALSE") else (one, two)
+    if (constant == "TRUE") == (operator == "="):
+        return Value(sql=value, kind="truth", repeatable=repeatable)
+    return Value(sql=f"NOT {value}", kind="truth", atom=False, repeatable=repeatable)
+
+
+def comparable(operator: str, left: Value, right: Value) -> tuple[str, str]:
+    """The two sides' SQL for a comparison that PostgreSQL makes as SQLite does."""
+    if "null" in (left.kind, right.kind):
+        return left.operand, right.operand
+    if "dynamic" in (left.kind, right.kind):
+        return functions.compare_json(operator, left, right)
+    left, right = _by_affinity(left, right), _by_affinity(right, left)
+    ordering = operator in ("<", "<=", ">", ">=")
+    kinds = {left.kind, right.kind}
+    if kinds == {"bool"} or ("bool" in kinds and (is_bit(left) or is_bit(right)) and not ordering):
+        return _truth_side(left), _truth_side(right)
+    if kinds <= NUMBERS:
+        return as_number(left).operand, as_number(right).operand
+    if kinds == {"text"}:
+        return _texts(left, right, ordering=ordering)
+    if kinds & MOMENTS:
+        return _moments(operator, left, right)
+    if (len(kinds) == 1 and kinds <= {"bytea"}) or (kinds == {"uuid"} and not ordering):
+        return left.operand, right.operand
+    raise Untranslatable(f"it compares {left.kind} with {right.kind}")
+
+
+def _truth_side(value: Value) -> str:
+    return bit(value) if is_bit(value) else value.operand
+
+
+def _by_affinity(value: Value, other: Value) -> Value:
+    """A literal `value` as SQLite converts it before it is compared with `other` (datatype3.html, 4.2)."""
+    constant = value.constant
+    if constant is None or value.affinity:
+        return value
+    if other.affinity in ("INTEGER", "REAL", "NUMERIC") and isinstance(constant.value, str):
+        number = number_in(constant.value)
+        if number is not None and other.kind in NUMBERS:
+            return constant_value(Constant(number, constant.value))
+    if other.affinity == "TEXT" and other.kind == "text" and isinstance(constant.value, int):
+        return constant_value(Constant(str(constant.value)))
+    return value
+
+
+def _texts(left: Value, right: Value, *, ordering: bool) -> tuple[str, str]:
+    if left.mixed or right.mixed or _numeric(left) or _numeric(right):
+        raise Untranslatable("the values are of several storage classes, which SQLite tells apart")
+    collation = collation_of(left, right)
+    one, two = by_collation(left, collation), by_collation(right, collation)
+    if ordering and collation != "NOCASE":
+        one = f'{one} COLLATE "C"'
+    return one, two
+
+
+def _numeric(value: Value) -> bool:
+    """A column that SQLite gives numeric affinity, but that holds text."""
+    return value.affinity in ("INTEGER", "REAL", "NUMERIC")
+
+
+def collation_of(left: Value, right: Value) -> str:
+    """Which collation decides (datatype3.html, 7.1): COLLATE, else the left column's, else the right one's."""
+    for side in (left, right):
+        if side.explicit:
+            return side.collation
+    return left.collation or right.collation or "BINARY"
+
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_TIME = re.compile(r"\d\d:\d\d:\d\d")
+
+
+def _moments(operator: str, left: Value, right: Value) -> tuple[str, str]:
+    """Moments compare by time, with each other and with a literal that says the same in every format."""
+    if left.kind == right.kind:
+        return left.operand, right.operand
+    if left.kind in MOMENTS and right.constant is not None:
+        return left.operand, _moment(operator, left, right)
+    if right.kind in MOMENTS and left.constant is not None:
+        turned = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(operator, operator)
+        return _moment(turned, right, left), right.operand
+    raise Untranslatable(f"it compares {left.kind} with {right.kind}")
+
+
+def _moment(operator: str, column: Value, constant: Value) -> str:
+    """A literal beside a moment, as PostgreSQL's literal of that type."""
+    text = constant.constant.value if constant.constant is not None else None
+    if not isinstance(text, str):
+        raise Untranslatable(f"it compares {column.kind} with a number")
+    date, _, time = text.partition(" ")
+    if not _real_moment(text):
+        raise Untranslatable(f"{text!r} is no {column.kind} in the form YYYY-MM-DD HH:MM:SS")
+    if column.kind == "date" and _DATE.fullmatch(text):
+        return f"'{text}'::date"
+    if column.kind == "time" and _TIME.fullmatch(text):
+        return f"'{text}'::time"
+    if column.kind in ("timestamp", "timestamptz") and _DATE.fullmatch(date):
+        # As text, a day's first second comes after the day's name: only >= and < do not see the difference.
+        if not time and operator not in (">=", "<"):
+            raise Untranslatable("a date compares with a time as text in SQLite, and as midnight in PostgreSQL")
+        zone = "+00" if column.kind == "timestamptz" else ""
+        return f"'{date} {time or '00:00:00'}{zone}'::{column.kind}"
+    raise Untranslatable(f"it compares {column.kind} with {text!r}")
+
+
+def _real_moment(text: str) -> bool:
+    try:
+        if _TIME.fullmatch(text):
+            datetime.time.fromisoformat(text)
+        elif _DATE.fullmatch(text[:10]) and (len(text) == 10 or (text[10] == " " and _TIME.fullmatch(text[11:]))):
+            datetime.datetime.fromisoformat(text)
+        else:
+            return False
+    except ValueError:
+        return False
+    return True
+
+
+# -- patterns, lists, cases ------------------------------------------------------------------------------------
+
+
+def _match(node: Match, scope: Scope) -> Value:
+    left = as_text(compile_node(node.left, scope), immutable=scope.immutable)
+    pattern = as_text(compile_node(node.pattern, scope), immutable=scope.immutable)
+    word = "NOT " if node.negated else ""
+    repeatable = left.repeatable and pattern.repeatable
+    if node.operator == "LIKE":
+        sql = _like(left, pattern, _escape(node, scope), word)
+    elif node.operator == "GLOB":
+        text = pattern.constant.value if pattern.constant is not None else None
+        if not isinstance(text, str):
+            raise Untranslatable("GLOB with a pattern that is not a literal")
+        sql = _glob(left, text, negated=node.negated)
+    else:
+        raise Untranslatable(f"SQLite has no {node.operator} of its own")
+    return Value(sql=sql, kind="truth", atom=False, repeatable=repeatable)
+
+
+def _escape(node: Match, scope: Scope) -> str:
+    if node.escape is None:
+        return ""
+    value = compile_node(node.escape, scope).constant
+    if value is None or not isinstance(value.value, str) or len(value.value) != 1:
+        raise Untranslatable("ESCAPE takes one character")
+    return value.value
+
+
+def _like(left: Value, pattern: Value, escape: str, word: str) -> str:
+    """SQLite's LIKE folds A to Z only, and knows no escape unless one is named."""
+    text = pattern.constant.value if pattern.constant is not None else None
+    if escape:
+        if not isinstance(text, str) or escape.isalpha() or escape in "%_":
+            raise Untranslatable("ESCAPE with a letter, a wildcard, or a pattern that is not a literal")
+        if re.search(f"(?<!{re.escape(escape)})(?:{re.escape(escape) * 2})*{re.escape(escape)}$", text):
+            raise Untranslatable("the pattern ends in its escape character")
+    one = by_collation(left, "NOCASE")
+    two = by_collation(pattern, "NOCASE")
+    return f"{one} {word}LIKE {two} ESCAPE {literal(escape)}"
+
+
+def _glob(left: Value, pattern: str, *, negated: bool) -> str:
+    """GLOB is exact in case; without brackets it is LIKE, with them a regular expression."""
+    if "[" not in pattern:
+        text = re.sub(r"([%_\\])", r"\\\1", pattern).replace("*", "%").replace("?", "_")
+        return f"{left.operand} {'NOT ' * negated}LIKE {literal(text)}" + (r" ESCAPE E'\\'" if "\\" in text else "")
+    return f'{left.operand} COLLATE "C" {"!~" if negated else "~"} {literal("^" + _glob_regex(pattern) + "$")}'
+
+
+def _glob_regex(pattern: str) -> str:
+    parts, place = [], 0
+    while place < len(pattern):
+        letter = pattern[place]
+        place += 1
+        if letter == "[":
+            close = pattern.find("]", place + (2 if pattern[place : place + 1] == "^" else 1))
+            if close < 0:
+                raise Untranslatable("a bracket in the pattern is not closed")
+            inside, place = pattern[place:close], close + 1
+            negated = inside.startswith("^")
+            escaped = "".join("\\" + mark if not mark.isalnum() and mark != "-" and mark.isascii() else mark
+                              for mark in inside[negated:])  # fmt: skip
+            if re.search(r"-.-|^-|-$|--|(.)-(?!\1)(?=.)", inside[negated:]) and not _ranges(inside[negated:]):
+                raise Untranslatable("a range in the pattern is not understood")
+            parts.append(f"[{'^' * negated}{escaped}]")
+        else:
+            parts.append({"*": ".*", "?": "."}.get(letter, "\\" + letter if not letter.isalnum() and letter.isascii()
+                                                   else letter))  # fmt: skip
+    return "".join(parts)
+
+
+def _ranges(inside: str) -> bool:
+    """True where every hyphen stands between two letters or digits in order."""
+    plain = re.sub(r"([0-9A-Za-z])-([0-9A-Za-z])", lambda m: "" if m[1] <= m[2] else "--", inside)
+    return "-" not in plain
+
+
+def _between(node: Between, scope: Scope) -> Value:
+    value, low, high = (compile_node(part, scope) for part in (node.operand, node.low, node.high))
+    first, bottom = comparable(">=", value, low)
+    again, top = comparable("<=", value, high)
+    if first != again or (
+        {"date", "time", "timestamp", "timestamptz"} & {value.kind} and "null" in (low.kind, high.kind)
+    ):
+        raise Untranslatable("BETWEEN compares its two bounds in different ways")
+    word = "NOT BETWEEN" if node.negated else "BETWEEN"
+    return Value(sql=f"{first} {word} {bottom} AND {top}", kind="truth", atom=False, repeatable=value.repeatable)
+
+
+def _in(node: In, scope: Scope) -> Value:
+    if not isinstance(node.items, tuple):
+        raise Untranslatable("it has a subquery")
+    value = compile_node(node.operand, scope)
+    items = [compile_node(item, scope) for item in node.items]
+    if not items:
+        return Value(sql="TRUE" if node.negated else "FALSE", kind="truth")
+    # IN compares by the left side's affinity and collation alone.
+    pairs = [comparable("=", value, replace(item, affinity="", collation="", explicit=False)) for item in items]
+    if len({one for one, _ in pairs}) > 1:
+        raise Untranslatable("IN compares its items in different ways")
+    always = value.kind == "bool" and not node.negated and {"TRUE", "FALSE"} <= {two for _, two in pairs}
+    word = "NOT IN" if node.negated else "IN"
+    sql = f"{pairs[0][0]} {word} ({', '.join(two for _, two in pairs)})"
+    return Value(sql=sql, kind="truth", atom=False, always=always, repeatable=value.repeatable)
+
+
+def _case(node: Case, scope: Scope) -> Value:
+    operand = compile_node(node.operand, scope) if node.operand is not None else None
+    if operand is not None and not operand.repeatable:
+        raise Untranslatable("CASE of a value that would be calculated more than once")
+    conditions = []
+    for when, _ in node.branches:
+        value = compile_node(when, scope)
+        conditions.append((compare("=", operand, value) if operand is not None else as_truth(value)).sql)
+    results = [compile_node(then, scope) for _, then in node.branches]
+    if node.otherwise is not None:
+        results.append(compile_node(node.otherwise, scope))
+    kind, sqls = unify(results)
+    parts = [f"WHEN {when} THEN {then}" for when, then in zip(conditions, sqls, strict=False)]
+    if node.otherwise is not None:
+        parts.append(f"ELSE {sqls[-1]}")
+    repeatable = all(value.repeatable for value in results)
+    real = all(value.real for value in results if value.kind != "null")
+    return Value(sql=f"CASE {' '.join(parts)} END", kind=kind, real=real, repeatable=repeatable)
+
+
+def _call(node: Call, scope: Scope) -> Value:
+    values = [compile_node(argument, scope) for argument in node.arguments]
+    condition_sql = as_truth(compile_node(node.filter, scope)).sql if node.filter is not None else ""
+    return functions.call(node, values, condition_sql, immutable=scope.immutable, aggregates=scope.aggregates)
+
+
+def table_scope(columns: Mapping[str, Value], *, rowid: str = "", immutable: bool = True) -> Scope:
+    """The scope of an expression that belongs to one table; `columns` by the source's names."""
+    return Scope(
+        columns={ascii_lower(name): value for name, value in columns.items()},
+        rowid=ascii_lower(rowid),
+        immutable=immutable,
+    )
+
+
+def plain(name: str) -> str:
+    """A column's SQL where one table is in sight."""
+    return quote(name)

@@ -1,0 +1,457 @@
+"""SQLite's functions, casts and JSON operators as PostgreSQL's: a table of those whose answers can be made equal."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from dbscale.migrate import moments
+from dbscale.migrate.grammar import Call, Constant
+from dbscale.migrate.values import (
+    MOMENTS,
+    Untranslatable,
+    Value,
+    affinity_of,
+    as_float,
+    as_number,
+    as_text,
+    by_collation,
+    constant_value,
+    unify,
+)
+from dbscale.schema import literal
+
+Arguments = list[Value]
+
+
+def call(node: Call, values: Arguments, condition: str, *, immutable: bool, aggregates: bool) -> Value:
+    """A function's call. `condition` is its FILTER; Untranslatable for functions that are not in the tables."""
+    name, count = node.name, len(values)
+    if name in _AGGREGATES and (count < 2 or name in ("group_concat", "string_agg")):
+        if not aggregates:
+            raise Untranslatable(f"the aggregate {name}() cannot stand here")
+        return _AGGREGATES[name](node, values, f" FILTER (WHERE {condition})" if condition else "")
+    if node.distinct or node.star or condition:
+        raise Untranslatable(f"{name}() with DISTINCT, * or FILTER")
+    if name in moments.FUNCTIONS:
+        return moments.call(name, values, immutable=immutable)
+    scalar = _SCALARS.get(name)
+    if scalar is None:
+        raise Untranslatable(f"PostgreSQL has no counterpart of {name}() that is sure to give the same")
+    least, most, translate = scalar
+    if not least <= count <= most:
+        raise Untranslatable(f"{name}() with {count} arguments")
+    value = translate(values, immutable)
+    return replace(value, repeatable=value.repeatable and all(argument.repeatable for argument in values))
+
+
+# -- text ------------------------------------------------------------------------------------------------------
+
+
+def _text(value: Value, immutable: bool) -> Value:
+    return as_text(value, immutable=immutable)
+
+
+def _lower(values: Arguments, immutable: bool) -> Value:
+    return Value(sql=f'lower({_text(values[0], immutable).operand} COLLATE "C")', kind="text")
+
+
+def _upper(values: Arguments, immutable: bool) -> Value:
+    return Value(sql=f'upper({_text(values[0], immutable).operand} COLLATE "C")', kind="text")
+
+
+def _length(values: Arguments, immutable: bool) -> Value:
+    if values[0].kind == "bytea":
+        return Value(sql=f"octet_length({values[0].sql})", kind="int", narrow=True)
+    return Value(sql=f"length({_text(values[0], immutable).sql})", kind="int", narrow=True)
+
+
+def _trim(name: str) -> Callable[[Arguments, bool], Value]:
+    def translate(values: Arguments, immutable: bool) -> Value:
+        texts = [_text(value, immutable).sql for value in values]
+        return Value(sql=f"{name}({', '.join(texts)})" if len(texts) > 1 else f"{name}({texts[0]}, ' ')", kind="text")
+
+    return translate
+
+
+def _replace(values: Arguments, immutable: bool) -> Value:
+    return Value(sql=f"replace({', '.join(_text(value, immutable).sql for value in values)})", kind="text")
+
+
+def _instr(values: Arguments, immutable: bool) -> Value:
+    if "bytea" in {value.kind for value in values}:
+        raise Untranslatable("instr() of bytes")
+    one, two = (_text(value, immutable).sql for value in values)
+    return Value(sql=f"strpos({one}, {two})", kind="int", narrow=True)
+
+
+def _integer(value: Value) -> int | None:
+    """The whole number that a literal says; None for what is not one."""
+    constant = value.constant.value if value.constant is not None else None
+    return constant if isinstance(constant, int) else None
+
+
+def _substr(values: Arguments, immutable: bool) -> Value:
+    """Positions count from 1, negative ones from the end; a length that may be negative takes what stands before."""
+    text = _text(values[0], immutable)
+    start = _integer(values[1])
+    size = _integer(values[2]) if len(values) == 3 else None
+    if size is not None and size < 0:
+        raise Untranslatable("substr() with a negative length")
+    if len(values) == 3 and size is None:
+        if start != 1 or values[2].kind not in ("int", "null") or not values[2].repeatable:
+            raise Untranslatable("substr() with a length that is not a literal")
+        # From the first character on, a negative length leaves nothing.
+        length = f"CASE WHEN {values[2].operand} < 0 THEN 0 ELSE {values[2].sql} END"
+        return Value(sql=f"substr({text.sql}, 1, ({length})::int)", kind="text")
+    tail = f", {size}" if size is not None else ""
+    if start is None:
+        if values[1].kind != "int" or not (values[1].repeatable and text.repeatable) or tail:
+            raise Untranslatable("substr() from a place that is not a literal")
+        place = f"{values[1].operand}::int"
+        sql = (
+            f"CASE WHEN {values[1].operand} < 0 THEN right({text.sql}, -({place})) ELSE substr({text.sql}, {place}) END"
+        )
+        return Value(sql=sql, kind="text")
+    if start >= 0:
+        return Value(sql=f"substr({text.sql}, {start}{tail})", kind="text")
+    if not tail:
+        return Value(sql=f"right({text.sql}, {-start})", kind="text")
+    return Value(sql=f"substr({text.sql}, length({text.sql}) - {-start - 1}{tail})", kind="text")
+
+
+def _hex(values: Arguments, immutable: bool) -> Value:
+    if values[0].kind == "bytea":
+        return Value(sql=f"upper(COALESCE(encode({values[0].sql}, 'hex'), ''))", kind="text")
+    if immutable:
+        raise Untranslatable("PostgreSQL's way from text to bytes is not immutable")
+    text = _text(values[0], immutable).sql
+    return Value(sql=f"upper(COALESCE(encode(convert_to({text}, 'UTF8'), 'hex'), ''))", kind="text")
+
+
+def _unicode(values: Arguments, immutable: bool) -> Value:
+    return Value(sql=f"NULLIF(ascii({_text(values[0], immutable).sql}), 0)", kind="int", narrow=True)
+
+
+def _char(values: Arguments, immutable: bool) -> Value:
+    codes = [_integer(value) for value in values]
+    if not all(code is not None and (0 < code < 0xD800 or 0xDFFF < code < 0x110000) for code in codes):
+        raise Untranslatable("char() of what is not a literal, or of NUL")
+    return constant_value(Constant("".join(chr(code or 0) for code in codes)))
+
+
+_FORMAT = re.compile(r"%%|%d|%i|%s|%[^a-zA-Z%]*[a-zA-Z%]?")
+
+
+def _printf(values: Arguments, immutable: bool) -> Value:
+    """`%d` of whole numbers, `%s` of text and whole numbers, `%%`; NULL is nothing to %s, and 0 to %d."""
+    template = values[0].constant.value if values[0].constant is not None else None
+    if not isinstance(template, str):
+        raise Untranslatable("printf() with a format that is not a literal")
+    rest = values[1:]
+    parts, place = [], 0
+    for mark in _FORMAT.finditer(template):
+        if mark.start() > place:
+            parts.append(literal(template[place : mark.start()]))
+        place = mark.end()
+        if mark.group() == "%%":
+            parts.append(literal("%"))
+        elif mark.group() in ("%d", "%i", "%s") and rest:
+            parts.append(_printed(mark.group(), rest.pop(0), immutable))
+        else:
+            raise Untranslatable(f"printf() with {mark.group()}")
+    if place < len(template) or not parts:
+        parts.append(literal(template[place:]))
+    return Value(sql=" || ".join(parts), kind="text", atom=len(parts) == 1)
+
+
+def _printed(mark: str, value: Value, immutable: bool) -> str:
+    if mark == "%s":
+        return f"COALESCE({_text(value, immutable).sql}, '')"
+    number = as_number(value)
+    if number.kind != "int":
+        raise Untranslatable("printf() of what is not a whole number")
+    return f"COALESCE({number.operand}, 0)::text"
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------
+
+
+def _abs(values: Arguments, immutable: bool) -> Value:
+    number = as_number(values[0])
+    wide = f"{number.operand}::bigint" if number.narrow else number.sql
+    sql = f"abs({as_float(number) if number.kind == 'numeric' else wide})"
+    return Value(sql=sql, kind="float" if number.kind == "numeric" else number.kind, real=number.real)
+
+
+def _round(values: Arguments, immutable: bool) -> Value:
+    """Whole numbers only become real; SQLite rounds real ones by their decimal digits, which differ by version."""
+    number = as_number(values[0])
+    if number.kind not in ("int", "null"):
+        raise Untranslatable("round() of a real number: the two round halves differently")
+    return Value(sql=f"{number.operand}::float8", kind="float", real=True)
+
+
+def _sign(values: Arguments, immutable: bool) -> Value:
+    return Value(sql=f"sign({as_float(values[0])})::int", kind="int", narrow=True)
+
+
+def _extreme(name: str, function: str) -> Callable[[Arguments, bool], Value]:
+    """min() and max() of several: NULL when any is, where LEAST and GREATEST leave NULLs out."""
+
+    def translate(values: Arguments, immutable: bool) -> Value:
+        kind, sqls = unify(values)
+        if kind not in ("int", "numeric", "float", "text", "null") or any(value.mixed for value in values):
+            raise Untranslatable(f"{name}() of {kind}")
+        if kind == "text":
+            if {value.collation or "BINARY" for value in values} != {"BINARY"}:
+                raise Untranslatable(f"{name}() with a collation")
+            sqls = [f'{values[0].operand} COLLATE "C"', *sqls[1:]]
+        if kind in ("numeric", "int", "float") and len({value.kind for value in values}) > 1:
+            raise Untranslatable(f"{name}() of numbers of different kinds")
+        if not all(value.repeatable for value in values):
+            raise Untranslatable(f"{name}() of a value that would be calculated more than once")
+        tests = [f"{value.operand} IS NULL" for value in values if value.constant is None]
+        extreme = f"{function}({', '.join(sqls)})"
+        if not tests:
+            return Value(sql=extreme, kind=kind)
+        return Value(sql=f"CASE WHEN {' OR '.join(tests)} THEN NULL ELSE {extreme} END", kind=kind)
+
+    return translate
+
+
+# -- NULLs, choices, types -------------------------------------------------------------------------------------
+
+
+def _coalesce(values: Arguments, immutable: bool) -> Value:
+    kind, sqls = unify(values)
+    real = all(value.real for value in values if value.kind != "null")
+    standard = all(value.standard for value in values if value.kind != "null")
+    return Value(sql=f"COALESCE({', '.join(sqls)})", kind=kind, real=real, standard=standard,
+                 collation=values[0].collation, mixed=any(value.mixed for value in values))  # fmt: skip
+
+
+def _nullif(values: Arguments, immutable: bool) -> Value:
+    from dbscale.migrate.dialect import compare
+
+    truth = compare("=", values[0], values[1])
+    if not values[0].repeatable:
+        raise Untranslatable("nullif() of a value that would be calculated more than once")
+    sql = f"CASE WHEN {truth.sql} THEN NULL ELSE {values[0].sql} END"
+    return replace(values[0], sql=sql, affinity="", constant=None, atom=True, always=False)
+
+
+def _iif(values: Arguments, immutable: bool) -> Value:
+    from dbscale.migrate.values import as_truth
+
+    kind, sqls = unify(values[1:])
+    otherwise = f" ELSE {sqls[1]}" if len(sqls) == 2 else ""
+    real = all(value.real for value in values[1:] if value.kind != "null")
+    return Value(sql=f"CASE WHEN {as_truth(values[0]).sql} THEN {sqls[0]}{otherwise} END", kind=kind, real=real)
+
+
+def _typeof(values: Arguments, immutable: bool) -> Value:
+    value = values[0]
+    if value.kind == "null":
+        return constant_value(Constant("null"))
+    if len(value.classes) != 1 or not value.repeatable:
+        raise Untranslatable("the type does not tell in which storage class SQLite held the value")
+    (word,) = value.classes
+    return Value(sql=f"CASE WHEN {value.operand} IS NULL THEN 'null' ELSE '{word}' END", kind="text")
+
+
+def _json_valid(values: Arguments, immutable: bool) -> Value:
+    """A json or jsonb column holds nothing else."""
+    if values[0].kind not in ("json", "jsonb"):
+        raise Untranslatable("PostgreSQL tests text for JSON only from version 16 on; give the column the type jsonb")
+    value = values[0].operand
+    return Value(sql=f"CASE WHEN {value} IS NOT NULL THEN TRUE END", kind="truth", always=True)
+
+
+_Scalar = tuple[int, int, Callable[[Arguments, bool], Value]]
+_SCALARS: dict[str, _Scalar] = {
+    "abs": (1, 1, _abs),
+    "char": (1, 100, _char),
+    "coalesce": (2, 100, _coalesce),
+    "format": (1, 100, _printf),
+    "hex": (1, 1, _hex),
+    "ifnull": (2, 2, _coalesce),
+    "iif": (2, 3, _iif),
+    "instr": (2, 2, _instr),
+    "json_extract": (2, 2, lambda values, immutable: json_path(values[0], values[1])),
+    "json_valid": (1, 1, _json_valid),
+    "length": (1, 1, _length),
+    "lower": (1, 1, _lower),
+    "ltrim": (1, 2, _trim("ltrim")),
+    "max": (2, 100, _extreme("max", "GREATEST")),
+    "min": (2, 100, _extreme("min", "LEAST")),
+    "nullif": (2, 2, _nullif),
+    "printf": (1, 100, _printf),
+    "replace": (3, 3, _replace),
+    "round": (1, 1, _round),
+    "rtrim": (1, 2, _trim("rtrim")),
+    "sign": (1, 1, _sign),
+    "substr": (2, 3, _substr),
+    "substring": (2, 3, _substr),
+    "trim": (1, 2, _trim("btrim")),
+    "typeof": (1, 1, _typeof),
+    "unicode": (1, 1, _unicode),
+    "upper": (1, 1, _upper),
+}
+
+# -- aggregates ------------------------------------------------------------------------------------------------
+
+
+def _argument(node: Call, value: str) -> str:
+    return f"DISTINCT {value}" if node.distinct else value
+
+
+def _count(node: Call, values: Arguments, tail: str) -> Value:
+    if node.star or not values:
+        return Value(sql=f"count(*){tail}", kind="int", repeatable=False)
+    if node.distinct and (values[0].kind == "text" and (values[0].collation or "BINARY") != "BINARY"):
+        values = [replace(values[0], sql=by_collation(values[0], values[0].collation))]
+    return Value(sql=f"count({_argument(node, values[0].sql)}){tail}", kind="int", repeatable=False)
+
+
+def _sum(node: Call, values: Arguments, tail: str) -> Value:
+    number = as_number(values[0])
+    sql = f"sum({_argument(node, number.sql)}){tail}"
+    if number.kind == "int":
+        return Value(sql=f"({sql})::bigint", kind="int", repeatable=False)
+    return Value(sql=sql, kind=number.kind, real=number.real, repeatable=False)
+
+
+def _total(node: Call, values: Arguments, tail: str) -> Value:
+    number = as_number(values[0])
+    sql = f"COALESCE((sum({_argument(node, number.sql)}){tail})::float8, 0)"
+    return Value(sql=sql, kind="float", real=True, repeatable=False)
+
+
+def _avg(node: Call, values: Arguments, tail: str) -> Value:
+    number = as_number(values[0])
+    sql = f"(avg({_argument(node, number.sql)}){tail})::float8"
+    return Value(sql=sql, kind="float", real=True, repeatable=False)
+
+
+def _aggregate_extreme(name: str) -> Callable[[Call, Arguments, str], Value]:
+    def translate(node: Call, values: Arguments, tail: str) -> Value:
+        value = values[0]
+        if value.mixed or value.kind in ("uuid", "json", "jsonb", "dynamic", "bytea", "other"):
+            raise Untranslatable(f"{name}() of {value.kind}")
+        if value.kind == "bool":
+            function = "bool_and" if name == "min" else "bool_or"
+            return Value(sql=f"{function}({value.sql}){tail}", kind="bool", repeatable=False)
+        if value.kind == "text":
+            if (value.collation or "BINARY") != "BINARY":
+                raise Untranslatable(f"{name}() with a collation")
+            sql = f'{name}({value.operand} COLLATE "C"){tail}'
+            return Value(sql=sql, kind="text", repeatable=False)
+        number = value if value.kind in MOMENTS else as_number(value)
+        return replace(number, sql=f"{name}({number.sql}){tail}", atom=True, affinity="", repeatable=False)
+
+    return translate
+
+
+def _group_concat(node: Call, values: Arguments, tail: str) -> Value:
+    if node.distinct and len(values) > 1:
+        raise Untranslatable("group_concat(DISTINCT) with a separator")
+    text = as_text(values[0], immutable=False).sql
+    separator = as_text(values[1], immutable=False).sql if len(values) == 2 else "','"
+    return Value(sql=f"string_agg({_argument(node, text)}, {separator}){tail}", kind="text", repeatable=False)
+
+
+_AGGREGATES: dict[str, Callable[[Call, Arguments, str], Value]] = {
+    "avg": _avg,
+    "count": _count,
+    "group_concat": _group_concat,
+    "max": _aggregate_extreme("max"),
+    "min": _aggregate_extreme("min"),
+    "string_agg": _group_concat,
+    "sum": _sum,
+    "total": _total,
+}
+
+# -- casts and JSON --------------------------------------------------------------------------------------------
+
+
+def cast(value: Value, type_: str, *, immutable: bool) -> Value:
+    """CAST(x AS type), by the type's affinity. Text into numbers is refused: SQLite reads as far as it can."""
+    affinity = affinity_of(type_)
+    if value.kind == "null":
+        return value
+    if affinity == "TEXT":
+        return replace(as_text(value, immutable=immutable), affinity="TEXT", collation="", explicit=False)
+    if affinity in ("INTEGER", "REAL", "NUMERIC"):
+        number = as_number(value)
+        if affinity == "REAL":
+            return Value(sql=as_float(number), kind="float", affinity="REAL", real=True, repeatable=value.repeatable)
+        if number.kind == "int" or affinity == "NUMERIC":
+            return replace(number, affinity=affinity, constant=None, collation="")
+        sql = f"trunc({number.sql})::bigint"
+        return Value(sql=sql, kind="int", affinity="INTEGER", repeatable=value.repeatable)
+    if value.kind == "bytea":
+        return replace(value, affinity="BLOB")
+    raise Untranslatable(f"CAST of {value.kind} to {type_}")
+
+
+_PATH = re.compile(r'\.(?:"([^"\\]+)"|([A-Za-z_][A-Za-z0-9_]*))|\[(\d+)\]')
+
+
+def json_steps(path: str, *, arrow: bool) -> list[str]:
+    """The keys of a JSON path, `$.a[0]`; after an arrow also `a` or a number alone."""
+    if arrow and not path.startswith("$"):
+        if not path:
+            raise Untranslatable("an empty JSON key")
+        return [path]
+    steps, place = [], 1
+    while path.startswith("$") and place < len(path):
+        match = _PATH.match(path, place)
+        if match is None:
+            break
+        steps.append(next(group for group in match.groups() if group is not None))
+        place = match.end()
+    if not path.startswith("$") or place < len(path) or not steps:
+        raise Untranslatable(f"the JSON path {path!r}")
+    return steps
+
+
+def json_path(value: Value, path: Value, *, arrow: bool = False, document: bool = False) -> Value:
+    """What stands at `path` within a json or jsonb `value`: a document, or SQL's value of it."""
+    if value.kind not in ("json", "jsonb"):
+        raise Untranslatable(f"it reads JSON out of {value.kind}; give the column the type jsonb")
+    constant = path.constant.value if path.constant is not None else None
+    if isinstance(constant, int) and arrow and constant >= 0:
+        steps = [str(constant)]
+    elif isinstance(constant, str):
+        steps = json_steps(constant, arrow=arrow)
+    else:
+        raise Untranslatable("a JSON path that is not a literal")
+    operand = value.operand if value.kind == "jsonb" else f"{value.operand}::jsonb"
+    array = "{" + ",".join('"' + step.replace("\\", "\\\\").replace('"', '\\"') + '"' for step in steps) + "}"
+    sql = f"{operand} #> {literal(array)}"
+    if document:
+        return Value(sql=sql, kind="jsonb", atom=False, repeatable=value.repeatable)
+    return Value(sql=f"NULLIF({sql}, 'null'::jsonb)", kind="dynamic", repeatable=value.repeatable)
+
+
+def json_arrow(operator: str, left: Value, right: Value) -> Value:
+    """`->` gives a document, `->>` SQL's value."""
+    return json_path(left, right, arrow=True, document=operator == "->")
+
+
+def compare_json(operator: str, left: Value, right: Value) -> tuple[str, str]:
+    """A value out of JSON beside a literal: equal when it is the same JSON. Order differs from row to row."""
+    if left.kind != "dynamic":
+        other, one = compare_json(operator, right, left)
+        return one, other
+    constant = right.constant.value if right.constant is not None else None
+    if operator not in ("=", "<>", "IS DISTINCT FROM", "IS NOT DISTINCT FROM") or isinstance(constant, bytes | None):
+        raise Untranslatable("a value out of JSON is compared with what is not a literal, or by order")
+    if isinstance(constant, int | float) and constant in (0, 1):
+        raise Untranslatable("0 and 1 out of JSON are also SQLite's false and true")
+    if isinstance(constant, str) and constant[:1] in ("{", "["):
+        raise Untranslatable("a JSON document is compared as text")
+    return left.operand, literal(json.dumps(constant, ensure_ascii=False)) + "::jsonb"
