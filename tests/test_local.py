@@ -1,0 +1,100 @@
+"""`dbscale local`, as typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from dbscale.drivers import embedded
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def dbscale(server_root: Path, tmp_path: Path) -> Iterator[Run]:
+    """Runs a command line in a directory of its own."""
+    data = server_root / f"local-{tmp_path.name}"
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from dbscale.cli import main; main()", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "DBSCALE_DATA": str(data), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    yield run
+    for server in embedded.status(root=data):
+        if not server.primary:
+            embedded.down(server.name, root=data, remove=True)
+
+
+def facts(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stderr
+    answer: list[dict[str, Any]] = json.loads(done.stdout)
+    return answer
+
+
+def test_up_status_down(dbscale: Run) -> None:
+    assert dbscale("local", "status").stdout == ""
+    [up] = facts(dbscale("local", "up", "--json"))
+    assert (up["name"], up["running"], up["primary"]) == ("main", True, None)
+    with psycopg.connect(up["url"]) as connection:
+        assert connection.info.dbname == "main"
+    shown = dbscale("local", "status")
+    assert shown.stdout.splitlines()[1].split() == ["main", "running", "-", up["url"]]
+    assert dbscale("local", "url").stdout == up["url"] + "\n"
+    [down] = facts(dbscale("local", "down", "--json"))
+    assert (down["running"], down["url"]) == (False, up["url"])
+
+
+def test_shards_and_replicas(dbscale: Run) -> None:
+    servers = facts(dbscale("local", "up", "--shards", "2", "--replicas", "1", "--json"))
+    assert [(server["name"], server["primary"]) for server in servers] == [
+        ("main", None),
+        ("main_replica_1", "main"),
+        ("shard_1", None),
+        ("shard_1_replica_1", "shard_1"),
+        ("shard_2", None),
+        ("shard_2_replica_1", "shard_2"),
+    ]
+    for server in servers:
+        with psycopg.connect(server["url"]) as connection:
+            [[standby]] = connection.execute("SELECT pg_is_in_recovery()").fetchall()
+            assert standby == (server["primary"] is not None)
+    left = facts(dbscale("local", "down", "shard_1", "--remove", "--yes", "--json"))
+    assert [server["name"] for server in left] == ["main", "main_replica_1", "shard_2", "shard_2_replica_1"]
+    assert all(server["running"] for server in left)
+
+
+def test_data_are_not_deleted_without_a_word(dbscale: Run) -> None:
+    dbscale("local", "up")
+    refused = dbscale("local", "down", "--remove")
+    assert refused.returncode == 2
+    assert "--yes" in refused.stderr
+    assert facts(dbscale("local", "status", "--json"))[0]["running"]
+
+
+def test_a_name_that_is_not_there(dbscale: Run) -> None:
+    done = dbscale("local", "down", "shop")
+    assert done.returncode == 2
+    assert "'shop'" in done.stderr
+    assert "dbscale local up" in done.stderr
+
+
+def test_without_postgresql(dbscale: Run, tmp_path: Path) -> None:
+    done = dbscale("local", "up", DBSCALE_PG_BIN=str(tmp_path))
+    assert done.returncode == 3
+    assert "pip install 'dbscale[embedded]'" in done.stderr
