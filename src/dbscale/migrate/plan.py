@@ -108,7 +108,7 @@ def make(
     the drivers raise; whatever else stands in the way becomes a blocker among the plan's findings.
     """
     with postgres.connect(url, name="dbscale plan") as connection, postgres.reading(connection):
-        _check_server(connection)
+        check_server(connection)
         if options.into_existing:
             return _into_existing(
                 source, connection, options, source_reference, target_reference, ignore_rows=ignore_rows, say=say
@@ -303,7 +303,7 @@ def check_basis(plan: Plan, source: Source) -> None:
 # What has to be known of the target
 
 
-def _check_server(connection: Connection) -> None:
+def check_server(connection: Connection) -> None:
     """Missing where the server cannot be a target: too old, not UTF-8, or behind a pooler."""
     version = connection.info.server_version
     if version < OLDEST_SERVER:

@@ -1,0 +1,105 @@
+"""`dbscale doctor`: what is wrong with the set-up, and the remedy."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+
+import click
+
+from dbscale import __version__, catalog
+from dbscale import config as configuration
+from dbscale.cli import output, places
+from dbscale.config import Config, Database
+from dbscale.drivers import postgres
+from dbscale.errors import DbscaleError, Finding
+from dbscale.migrate import plan as planning
+
+
+@click.command()
+@click.argument("databases", nargs=-1)
+@click.option("--state-schema", default=catalog.DEFAULT_SCHEMA, show_default=True)
+@output.common
+def doctor(databases: tuple[str, ...], *, state_schema: str, as_json: bool, config: str | None) -> int:
+    """Look at DATABASES (all of dbscale.toml where none are named), and say what is wrong and what to do.
+
+    Exit status 1 when something has to be done.
+    """
+    settings = configuration.load(config)
+    names = databases or tuple(settings.databases)
+    facts = versions()
+    findings: list[Finding] = []
+    looked: dict[str, str] = {}
+    for name in names:
+        try:
+            says, found = look(settings, settings.database(name), state_schema)
+        except DbscaleError as error:
+            says = "not to be had"
+            found = [
+                Finding(
+                    code=error.section, where=error.where or name, says=error.says, try_=error.try_, level="blocker"
+                )
+            ]
+        looked[name] = says
+        findings += found
+    wrong = any(finding.level != "note" for finding in findings)
+    if as_json:
+        content = {"versions": facts, "databases": looked, "findings": output.findings_json(findings)}
+        output.answer_json(content)
+    else:
+        output.answer(", ".join(f"{name} {version}" for name, version in facts.items()))
+        for name, says in looked.items():
+            output.answer(f"{name}: {says}")
+        output.show_findings(findings, err=False)
+        output.answer("something has to be done" if wrong else "all is well")
+    return 1 if wrong else 0
+
+
+def versions() -> dict[str, str]:
+    """What runs here."""
+    import apsw
+    import psycopg
+
+    return {
+        "dbscale": __version__,
+        "Python": platform.python_version(),
+        "SQLite": apsw.sqlite_lib_version(),
+        "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
+    }
+
+
+def look(settings: Config, database: Database, state_schema: str) -> tuple[str, list[Finding]]:
+    """One line about a database, and what is wrong with it."""
+    place = places.location(settings, database.name)
+    if place.kind in ("sqlite", "libsql"):
+        source = places.open_source(settings, database.name)
+        with source.snapshot(1) as readers:
+            version = ".".join(str(part) for part in readers[0].library)
+            tables = next(readers[0].rows("SELECT count(*) FROM sqlite_master WHERE type = 'table'"))[0]
+        return f"{place.title}: {tables} tables, read by SQLite {version}", list(source.notes)
+    target = places.open_target(settings, database.name)
+    with postgres.connect(target.url, name="dbscale doctor") as connection, postgres.reading(connection):
+        server = connection.info.parameter_status("server_version")
+        findings = [*_server(connection, database.name), *_runs(connection, database.name, state_schema)]
+    return f"{postgres.display(target.url)}: PostgreSQL {server}", findings
+
+
+def _server(connection: postgres.Connection, name: str) -> Iterator[Finding]:
+    """What would keep this server from being a target."""
+    try:
+        planning.check_server(connection)
+    except DbscaleError as error:
+        yield Finding(code=error.section, where=name, says=error.says, try_=error.try_, level="blocker")
+
+
+def _runs(connection: postgres.Connection, name: str, state_schema: str) -> Iterator[Finding]:
+    """Runs that were not finished."""
+    for run in catalog.runs(connection, state_schema):
+        if run.unfinished and run.state != "running":
+            yield Finding(
+                code="unfinished-run",
+                where=name,
+                says=f"run {run.id} was not finished: {run.title}" + (f" ({run.error})" if run.error else ""),
+                try_=f"dbscale migrate {run.source} {name}, or dbscale undo {run.id} {name}",
+                level="behaviour",
+            )
