@@ -42,7 +42,7 @@ PLAIN = frozenset(
     tsrange tstzrange daterange to_tsvector to_tsquery plainto_tsquery phraseto_tsquery websearch_to_tsquery ts_rank
     ts_rank_cd ts_headline setweight tsvector_to_array numnode querytree
     row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value
-    hashtext point box circle polygon""".split()
+    like_escape similar_to_escape overlaps is_normalized pg_typeof hashtext point box circle polygon""".split()
 )
 READABLE = PLAIN | STABLE | AGGREGATES | VOLATILE
 OF_THE_SERVER = ("pg_stat", "pg_locks", "pg_replication", "pg_settings", "pg_prepared", "pg_subscription")

@@ -94,6 +94,7 @@ class Reader:
         self.unsure: list[str] = []
         self.insert: Insert | None = None
         self.sets: list[tuple[str, Value]] = []
+        self.semijoined: frozenset[int] = frozenset()
 
     def read(self, statement: Any) -> Query:
         kind = statement.WhichOneof("node")
@@ -176,8 +177,7 @@ class Reader:
         tables = self._from(node.from_clause, level, filters, number)
         self._where(node, tables, filters, number)
         if node.HasField("having_clause"):
-            having = self._condition(node.having_clause, number)
-            filters.append(Filter(condition=having, restricts=frozenset(), source="having"))
+            filters.append(self._filter(node.having_clause, number, frozenset(), "having"))
         self._subqueries([*node.target_list, *node.values_lists, *node.sort_clause, *node.group_clause], number)
         self.blocks[number] = Block(parent=parent, tables=self._of(number), filters=tuple(filters))
         derived = self._shape(node, number, level, tables)
@@ -254,7 +254,7 @@ class Reader:
             self.levels.append(level)
         found = Insert(table=table, columns=columns, rows=rows, select=select, outputs=outputs, conflict=conflict)
         if conflict is not None:
-            self._assign(node.on_conflict_clause.target_list, number, note=parent is None)
+            self._assign(node.on_conflict_clause.target_list, number)
         if parent is None:
             self.insert = found
         self._finish(node, number, parent, ())
@@ -275,10 +275,10 @@ class Reader:
         tables = self._from(sources, level, filters, number) | {target}
         self._where(node, tables, filters, number)
         if type(node).__name__ == "UpdateStmt":
-            self._assign(node.target_list, number, note=parent is None)
+            self._assign(node.target_list, number)
         self._finish(node, number, parent, tuple(filters))
 
-    def _assign(self, targets: Any, number: int, *, note: bool) -> None:
+    def _assign(self, targets: Any, number: int) -> None:
         for target in targets:
             value = target.res_target.val
             if value.WhichOneof("node") == "multi_assign_ref":
@@ -287,8 +287,7 @@ class Reader:
                 assigned = self._value(row.row_expr.args[place]) if known else Unknown("a subquery")
             else:
                 assigned = self._value(value)
-            if note:
-                self.sets.append((target.res_target.name, assigned))
+            self.sets.append((target.res_target.name, assigned))
         self._subqueries(targets, number)
 
     def _finish(self, node: Any, number: int, parent: int | None, filters: tuple[Filter, ...]) -> None:
@@ -390,7 +389,7 @@ class Reader:
         if node.HasField("quals"):
             # ON sees the two sides of its own join only.
             self.levels[-1] = _Level(items=level.items[start:], merged=level.merged, natural=level.natural)
-            filters.append(Filter(condition=self._condition(node.quals, number), restricts=within, source="on"))
+            filters.append(self._filter(node.quals, number, within, "on"))
             self.levels[-1] = level
         return left | right
 
@@ -400,7 +399,15 @@ class Reader:
 
     def _where(self, node: Any, tables: frozenset[int], filters: list[Filter], number: int) -> None:
         if node.HasField("where_clause"):
-            filters.append(Filter(condition=self._condition(node.where_clause, number), restricts=tables))
+            filters.append(self._filter(node.where_clause, number, tables, "where"))
+
+    def _filter(self, node: Any, number: int, tables: frozenset[int], source: Any) -> Filter:
+        """A condition; it restricts the tables of an `IN (SELECT …)` in it too."""
+        before, self.semijoined = self.semijoined, frozenset()
+        condition = self._condition(node, number)
+        found = Filter(condition=condition, restricts=tables | self.semijoined, source=source)
+        self.semijoined = before
+        return found
 
     def _table(self, node: Any, number: int, *, writes: bool = False) -> int:
         alias = node.alias.aliasname
@@ -454,7 +461,9 @@ class Reader:
         column = self._column(link.testexpr)
         if column is None or [name.string.sval for name in link.oper_name] not in ([], ["="]):
             return self._opaque(node, number)
-        values = self._select(link.subselect.select_stmt, number).values
+        derived = self._select(link.subselect.select_stmt, number)
+        values = derived.values
+        self.semijoined |= derived.tables
         value = values[0] if values and len(values) == 1 else Unknown("a subquery")
         return Compare(column, "in", (value,)) if isinstance(value, Unknown) else Compare(column, "=", (value,))
 
