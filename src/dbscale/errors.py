@@ -42,8 +42,8 @@ class DbscaleError(Exception):
     section = "error"
 
     def __init__(self, says: str, *, where: str = "", try_: str = "", see: str = "") -> None:
-        super().__init__(says)
         self.says = redact(says)
+        super().__init__(self.says)
         self.where = redact(where)
         self.try_ = redact(try_)
         self.see = see or f"docs/errors.md#{self.section}"
@@ -100,8 +100,11 @@ class Unroutable(DbscaleError):
     section = "unroutable"
 
 
-_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s/]*(?=@)", re.IGNORECASE)
-_SECRET_PARAMETER = re.compile(r"(?P<head>\b(?:password|authToken|auth_token|token)=)[^\s&'\"]+", re.IGNORECASE)
+# A password with a raw slash is no legal URL, but people write it; `:5432/` is a port and no password.
+_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?:(?!\d+/)[^\s?]*|[^\s/]*)(?=@)", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(
+    r"(?P<head>\b(?:\w*password|authToken|auth_token|token)\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&'\"]+)", re.IGNORECASE
+)
 
 
 def redact(text: str) -> str:
