@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from dbscale.drivers.source import Value
+from dbscale.drivers.source import TooLarge, Value
 from dbscale.errors import ConfigError, DbscaleError, SourceError, Unreachable, redact
 
 CONNECT_SECONDS = 10
@@ -41,6 +41,12 @@ class Refused(SourceError):
     def __init__(self, says: str, *, code: str = "", where: str = "", try_: str = "") -> None:
         super().__init__(says, where=where, try_=try_ or _ADVICE.get(code, ""))
         self.code = code
+
+
+class RefusedTooLarge(Refused, TooLarge):
+    """A value larger than the server's SQLite makes or reads."""
+
+    section = "source-value-too-large"
 
 
 _TOO_LARGE = "RESPONSE_TOO_LARGE"
@@ -117,6 +123,8 @@ class Answer:
     """The stream was within its transaction when the last row was read."""
     index: str = ""
     """The server's replication index; empty where it tells none."""
+    bytes: int = 0
+    """About how many bytes it took on the way."""
 
 
 class Stream(Protocol):
@@ -129,7 +137,7 @@ class Stream(Protocol):
         """The answer to one statement, held in memory. Refused, StreamLost, Unreachable."""
 
     def execute_long(self, sql: str, parameters: Sequence[Value] = ()) -> Answer:
-        """The same, where the answer may exceed what the server puts into one response."""
+        """The same, without the limit on a response where the protocol has a way; for answers of few rows."""
 
     def columns(self, sql: str, parameters: Sequence[Value] = ()) -> int:
         """How many columns a SELECT has."""
@@ -141,8 +149,15 @@ class Stream(Protocol):
         """End the stream and its transaction. Raises nothing."""
 
 
+def refusal(error: dict[str, Any], where: str = "") -> Refused:
+    """The error that a server's error object means."""
+    code = error.get("code") or ""
+    kind = RefusedTooLarge if code == "SQLITE_TOOBIG" or "string or blob too big" in error["message"] else Refused
+    return kind(error["message"], code=code, where=where)
+
+
 def too_large(error: Refused) -> bool:
-    """True where the answer, but not the statement, was too large: `execute_long` can still have it."""
+    """True where the answer, but no value in it, was too large: in parts it can still be had."""
     return error.code == _TOO_LARGE
 
 
@@ -155,6 +170,7 @@ class HttpStream:
         self._place = endpoint
         self._connection: http.client.HTTPConnection | None = None
         self._baton: str | None = None
+        self._received = 0
 
     def begin(self, sql: str) -> tuple[Answer, Answer]:
         begun, first, state = self._pipeline(_execute("BEGIN"), _execute(sql), {"type": "get_autocommit"})
@@ -163,7 +179,7 @@ class HttpStream:
 
     def execute(self, sql: str, parameters: Sequence[Value] = ()) -> Answer:
         result, state = self._pipeline(_execute(sql, parameters), {"type": "get_autocommit"})
-        return _answer(result, not state["is_autocommit"])
+        return _answer(result, not state["is_autocommit"], self._received)
 
     def columns(self, sql: str, parameters: Sequence[Value] = ()) -> int:  # noqa: ARG002
         (result,) = self._pipeline({"type": "describe", "sql": sql})
@@ -212,13 +228,14 @@ class HttpStream:
 
     def _pipeline(self, *requests: dict[str, Any]) -> list[dict[str, Any]]:
         """The results of some requests in one round trip; Refused with the first error among them."""
-        answer = json.loads(self._post("/v3/pipeline", {"baton": self._baton, "requests": requests}, None))
+        body = self._post("/v3/pipeline", {"baton": self._baton, "requests": requests}, None)
+        self._received = len(body)
+        answer = json.loads(body)
         self._take(answer)
         results = answer["results"]
         for result in results:
             if result["type"] != "ok":
-                error = result["error"]
-                raise Refused(error["message"], code=error.get("code") or "", where=self._endpoint.title)
+                raise refusal(result["error"], self._endpoint.title)
         if len(results) != len(requests):
             raise StreamLost("the server answered only a part of the request")
         return [result["response"] for result in results]
@@ -379,10 +396,10 @@ def decoded(cell: dict[str, Any]) -> Value:
     return float(cell["value"])
 
 
-def _answer(response: dict[str, Any], within: bool) -> Answer:
+def _answer(response: dict[str, Any], within: bool, size: int = 0) -> Answer:
     result = response["result"]
     rows = (tuple(map(decoded, row)) for row in result["rows"])
-    return Answer(rows=rows, within=within, index=str(result.get("replication_index") or ""))
+    return Answer(rows=rows, within=within, index=str(result.get("replication_index") or ""), bytes=size)
 
 
 def _check_cursor(spool: IO[bytes]) -> bool:
@@ -398,8 +415,7 @@ def _check_cursor(spool: IO[bytes]) -> bool:
         entry = json.loads(line)
         kind = entry["type"]
         if kind in ("step_error", "error"):
-            error = entry["error"]
-            raise Refused(error["message"], code=error.get("code") or "")
+            raise refusal(entry["error"])
         if kind == "step_begin":
             guards.add(entry["step"])
         ended = kind == "replication_index"

@@ -6,9 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from dbscale.errors import Finding
+from dbscale.errors import Finding, SourceError
 
 Value = None | int | float | str | bytes
+
+
+class TooLarge(SourceError):
+    """The source makes no value this large (a libSQL server: 5 MB): ask for fewer rows, or for less of a value."""
 
 
 class Reader(Protocol):

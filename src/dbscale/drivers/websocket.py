@@ -9,28 +9,25 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
-import tempfile
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from dbscale.drivers.hrana import (
     CONNECT_SECONDS,
-    SPOOL_BYTES,
     Answer,
     Endpoint,
     Refused,
     StreamLost,
     decoded,
+    refusal,
     statement,
-    too_large,
 )
 from dbscale.drivers.source import Value
 from dbscale.errors import Missing, Unreachable
 
 MESSAGE_BYTES = 64_000_000
 """More than a server sends in one message (10 MB by default)."""
-_PAGE_ROWS = 4096
 _POINT = "dbscale_snapshot"
 
 T = TypeVar("T")
@@ -72,30 +69,8 @@ class WebSocketStream:
         return _answer(result, self._begun)
 
     def execute_long(self, sql: str, parameters: Sequence[Value] = ()) -> Answer:
-        """In pages by LIMIT and OFFSET, since Hrana 2 has no cursor; kept in a temporary file till all are there."""
-        spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES, mode="w+", encoding="utf-8", newline="\n")  # noqa: SIM115
-        try:
-            offset, count = 0, _PAGE_ROWS
-            while True:
-                page = f"SELECT * FROM ({sql}\n) LIMIT {count} OFFSET {offset}"
-                try:
-                    (result,) = self._results([statement(page, parameters)])
-                except Refused as error:
-                    if not too_large(error) or count == 1:
-                        raise
-                    count = max(1, count // 4)
-                    continue
-                for row in result["rows"]:
-                    spool.write(json.dumps(row) + "\n")
-                offset += count
-                if len(result["rows"]) < count:
-                    break
-            self.execute("SELECT 1")
-            spool.seek(0)
-        except BaseException:
-            spool.close()
-            raise
-        return Answer(rows=_spooled(spool), within=True)
+        """Hrana 2 has no cursor: the same as `execute`."""
+        return self.execute(sql, parameters)
 
     def columns(self, sql: str, parameters: Sequence[Value] = ()) -> int:
         (result,) = self._results([statement(f"SELECT * FROM ({sql}\n) LIMIT 0", parameters)])
@@ -184,7 +159,7 @@ class WebSocketStream:
                 try_="is the server running? Turso Cloud and most proxies have none: give an https:// URL",
             )
         if type(error).__name__ == "LibsqlError" and not code.startswith(("HRANA_", "STREAM_", "CLIENT_")):
-            return Refused(str(error), code=code, where=place)
+            return refusal({"message": str(error), "code": code}, place)
         return StreamLost(f"{place}: {error or type(error).__name__}")
 
 
@@ -199,11 +174,7 @@ class _WideSession:
 
 
 def _answer(result: dict[str, Any], within: bool) -> Answer:
-    rows = (tuple(map(decoded, row)) for row in result["rows"])
-    return Answer(rows=rows, within=within, index=str(result.get("replication_index") or ""))
-
-
-def _spooled(spool: Any) -> Iterator[tuple[Value, ...]]:
-    with spool:
-        for line in spool:
-            yield tuple(map(decoded, json.loads(line)))
+    cells = result["rows"]
+    size = len(json.dumps(cells[:64])) * len(cells) // max(1, min(64, len(cells)))
+    rows = (tuple(map(decoded, row)) for row in cells)
+    return Answer(rows=rows, within=within, index=str(result.get("replication_index") or ""), bytes=size)
