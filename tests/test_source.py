@@ -284,13 +284,14 @@ def test_parts_that_this_sqlite_cannot_parse(tmp_path: Path) -> None:
     assert lost == {"b", "i"}
     assert {table.name for table in found.tables} == {"a", "c"}
     assert [(virtual.name, virtual.module) for virtual in found.virtuals] == [("g", "nosuchmod")]
-    assert "malformed-schema" in {note.code for note in source.notes}
+    malformed = {note.where: note.level for note in source.notes if note.code == "malformed-schema"}
+    assert malformed == {str(path): "note", f"{path}: a": "data", f"{path}: b": "data"}
 
 
 @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])
 def test_encodings(tmp_path: Path, encoding: str) -> None:
-    sql = f'PRAGMA encoding = \'{encoding}\'; CREATE TABLE "가격 é😀"("열" TEXT);
-    INSERT INTO "가격 é😀" VALUES (\'값😀\')'
+    sql = f"""PRAGMA encoding = '{encoding}'; CREATE TABLE "가격 é😀"("열" TEXT);
+        INSERT INTO "가격 é😀" VALUES ('값😀')"""
     with SqliteSource(make(tmp_path / "e.db", sql)).snapshot() as (reader,):
         found = read_schema(reader)
         rows = list(reader.rows('SELECT "열" FROM "가격 é😀"'))

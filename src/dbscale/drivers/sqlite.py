@@ -30,11 +30,15 @@ _PRAGMAS = ("PRAGMA cache_size = -8192", "PRAGMA cell_size_check = ON", "SELECT 
 _STEPS_BETWEEN_CHECKS = 5_000_000
 """Virtual machine steps between two looks at the stop flag: some tenths of a second."""
 
+_MALFORMED_TRY = "open the file with the program that made it, or mend the definition there; or: --skip"
+_GENERATED = re.compile(r"\bAS\s*\(", re.IGNORECASE)
+
 _READ_ONLY = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
 _NEEDS_COPY = {
     apsw.SQLITE_READONLY_ROLLBACK: "a crashed writer left a journal that must be rolled back first",
     apsw.SQLITE_READONLY_RECOVERY: "its -wal file must be recovered first",
     apsw.SQLITE_READONLY_CANTINIT: "its -wal file cannot be read without a -shm file, which cannot be made beside it",
+    apsw.SQLITE_READONLY_DIRECTORY: "it is in WAL mode, and the -shm file that this needs cannot be made beside it",
     apsw.SQLITE_CANTOPEN: "it is in WAL mode, and the -shm file that this needs cannot be made beside it",
     apsw.SQLITE_CANTOPEN_DIRTYWAL: "its -wal file must be recovered first",
 }
@@ -88,6 +92,7 @@ class SqliteSource:
         self._stopped = threading.Event()
         self._open: list[apsw.Connection] = []
         self._notes: dict[str, Finding] = {}
+        self._malformed = False
         self._token = ""
         self._probe: tuple[apsw.Connection, int] | None = None
 
@@ -151,6 +156,8 @@ class SqliteSource:
                 if self.hold_writes:
                     self._keep_writers_out(stack)
                 place = self._place(stack)
+                if not sqlite_file.size(self.path):
+                    self._note("empty-source", "the file is empty: a database without tables", "is it the right file?")
                 connections = [self._connect(place, stack) for _ in range(readers + 1)]
                 self._begin(connections[0], connections[1:], place)
             except apsw.Error as error:
@@ -216,7 +223,7 @@ class SqliteSource:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.collation_needed(self._stub_collation)
         connection.set_progress_handler(self._stopped.is_set, _STEPS_BETWEEN_CHECKS)
-        if "malformed-schema" in self._notes:
+        if self._malformed:
             _run(connection, "PRAGMA writable_schema = ON")
         self._settle(connection)
         return connection
@@ -245,15 +252,11 @@ class SqliteSource:
         try:
             self._patiently(attempt)
         except apsw.Error as error:
-            if "malformed database schema" not in str(error) or "malformed-schema" in self._notes:
+            if "malformed database schema" not in str(error) or self._malformed:
                 raise
-            self._note(
-                "malformed-schema",
-                f"SQLite cannot use a part of its schema: {error}",
-                "the plan lists what cannot be read",
-            )
             _run(connection, "PRAGMA writable_schema = ON")  # means: skip what cannot be parsed
             self._patiently(attempt)
+            self._note_malformed(connection, error)
 
     # The snapshot
 
@@ -315,13 +318,38 @@ class SqliteSource:
 
     def _stub_collation(self, connection: apsw.Connection, name: str) -> None:
         """Stands in for a collation that only the application has, so that its tables can be read."""
-        connection.create_collation(name, lambda a, b: (a > b) - (a < b))
+        connection.create_collation(name, _by_code_point)
         self._note(
             "unknown-collation",
             f"the collation {name} exists only in the application; rows were read without it",
             f"order and equality under {name} are the application's: check the keys and indexes that use it",
             key=name.lower(),
         )
+
+    def _note_malformed(self, connection: apsw.Connection, error: Exception) -> None:
+        """One finding for each table that SQLite cannot parse whole, besides its own word on the first.
+
+        It reads NULL for a generated column whose expression it objects to, in silence: a blocker. Definitions are
+        only explained, on a database of their own, for they are not to be trusted.
+        """
+        self._malformed = True
+        self._note("malformed-schema", f"SQLite cannot use a part of its schema: {error}", _MALFORMED_TRY)
+        scratch = apsw.Connection(":memory:")
+        scratch.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+        tables = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND sql LIKE 'create table%'"
+        for name, sql in _run(connection, f"{tables} AND name NOT LIKE 'sqlite|_%' ESCAPE '|'"):
+            try:
+                scratch.execute(str(sql), explain=1).fetchall()
+            except apsw.Error as problem:
+                self._notes[f"malformed-schema {name}"] = Finding(
+                    code="malformed-schema",
+                    where=f"{self.title}: {name}",
+                    says=f"SQLite cannot use the definition of {name} whole: {problem}",
+                    try_=_MALFORMED_TRY,
+                    level="blocker" if _GENERATED.search(str(sql)) else "data",
+                    original=str(sql),
+                )
+        scratch.close()
 
     def _note_blocked_writers(self) -> None:
         if not (self.hold_writes or sqlite_file.is_wal(self.path)):
@@ -350,6 +378,10 @@ def library() -> tuple[int, int, int]:
     """The version of the SQLite inside apsw: (3, 54, 1), say."""
     major, minor, patch = (int(part) for part in apsw.sqlite_lib_version().split(".")[:3])
     return major, minor, patch
+
+
+def _by_code_point(a: str, b: str) -> int:
+    return (a > b) - (a < b)
 
 
 def _run(connection: apsw.Connection, sql: str) -> list[tuple[Any, ...]]:

@@ -95,7 +95,7 @@ def check_space(path: Path, directory: Path) -> None:
 def read_head(path: Path, count: int = 512) -> tuple[bytes, int]:
     """The first `count` bytes and the length of the file. SourceError when it cannot be opened."""
     try:
-        file = apsw.VFSFile("", str(path.absolute()), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+        file = apsw.VFSFile("", os.path.realpath(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
         try:
             return file.xRead(count, 0), file.xFileSize()
         finally:
