@@ -160,7 +160,7 @@ class SqliteSource:
                     self._note("empty-source", "the file is empty: a database without tables", "is it the right file?")
                 connections = [self._connect(place, stack) for _ in range(readers + 1)]
                 self._begin(connections[0], connections[1:], place)
-            except apsw.Error as error:
+            except (apsw.Error, UnicodeDecodeError) as error:
                 raise self._explained(error) from error
             yield [SqliteReader(connection, self._explained) for connection in connections[1:]]
 
@@ -370,6 +370,9 @@ class SqliteSource:
         table = _table_of(sql)
         place = f"{self.title}: {table}" if table else self.title
         if isinstance(error, UnicodeDecodeError):
+            if not table or table == "sqlite_master":
+                says = "a name or a definition in its schema is not valid UTF-8"
+                return sqlite_file.error("source-damaged", says, self.title, sqlite_file.RECOVER)
             return sqlite_file.error("broken-utf8", "a text is not valid UTF-8", place, "read it as CAST(x AS BLOB)")
         return sqlite_file.explained(error, self.path, place)
 

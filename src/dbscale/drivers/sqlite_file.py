@@ -19,6 +19,7 @@ import apsw
 from dbscale.errors import SourceError
 
 MAGIC = b"SQLite format 3\0"
+RECOVER = "restore a backup, or save what can be read: sqlite3 FILE .recover | sqlite3 saved.db"
 _CHUNK = 1 << 20
 _WAL_HEADER = 32
 _FRAME_HEADER = 24
@@ -244,12 +245,7 @@ def _damaged(path: Path, where: str, words: str) -> SourceError:
         expected = int.from_bytes(head[28:32], "big") * (65536 if page == 1 else page)
         if length < expected:
             says = f"the file is cut off: its header speaks of {expected:,} bytes, and there are {length:,}"
-    return error(
-        "source-damaged",
-        says,
-        where,
-        "restore a backup, or save what can be read: sqlite3 FILE .recover | sqlite3 saved.db",
-    )
+    return error("source-damaged", says, where, RECOVER)
 
 
 def _not_a_database(head: bytes, length: int, path: Path) -> SourceError:
