@@ -252,6 +252,12 @@ def part_done(connection: Connection, schema: str, run: int, step: int, part: Pa
     )
 
 
+def forget_parts(connection: Connection, schema: str, run: int, step: int, table: str) -> None:
+    """Forget the parts of a load, and what was kept apart from its table."""
+    connection.execute(f"DELETE FROM {quote(schema)}.loads WHERE run_id = %s AND step = %s", [run, step])
+    connection.execute(f"DELETE FROM {quote(schema)}.quarantine WHERE run_id = %s AND table_name = %s", [run, table])
+
+
 def quarantine(connection: Connection, schema: str, run: int, table: str, rows: list[dict[str, Any]]) -> None:
     """Keep rows apart, each a dict of `row_key`, `column_name`, `stored_as`, `raw`, `reason`."""
     with connection.cursor() as cursor:

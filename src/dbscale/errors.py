@@ -111,3 +111,16 @@ def redact(text: str) -> str:
     """`text` without the passwords and tokens of the URLs and connection strings in it."""
     text = _URL_PASSWORD.sub(r"\g<head>***", text)
     return _SECRET_PARAMETER.sub(r"\g<head>***", text)
+
+
+def without_secrets(text: str) -> str:
+    """A URL or connection string with its passwords and tokens left out, so that it still is one.
+
+    libpq then looks for the password in PGPASSWORD and ~/.pgpass.
+    """
+    text = re.sub(r"([a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/]*(?=@)", r"\1", text, flags=re.IGNORECASE)
+    address, mark, query = text.partition("?")
+    if mark:
+        kept = [part for part in query.split("&") if not _SECRET_PARAMETER.match(part)]
+        text = address + ("?" + "&".join(kept) if kept else "")
+    return re.sub(r"\bpassword\s*=\s*('(?:[^'\\]|\\.)*'|\S+)\s*", "", text, flags=re.IGNORECASE).strip()

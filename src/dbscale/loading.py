@@ -142,15 +142,24 @@ class Loader:
                 if load.on not in sessions:
                     sessions[load.on] = stack.enter_context(self.connect(load.on))
                 parts = catalog.parts_done(sessions[load.on], self.state_schema, self.run_id, number)
+                reader = self.readers[0]
+                ranges = [] if number in done else encode.ranges(reader, load, PART_ROWS)
+                if ranges and not parts.keys() <= {_name(rows) for rows in ranges}:
+                    # Another version of dbscale cut the table in other places: begin it anew.
+                    self._clear(sessions[load.on], number, load)
+                    parts = {}
                 for part in parts.values():
                     tallies[number].add(part)
-                if number in done:
-                    continue
-                reader = self.readers[0]
                 encoder = Encoder(load, reader.library, reader.function_arguments, encoding=encoding)
-                for rows in encode.ranges(reader, load, PART_ROWS):
+                for rows in ranges:
                     if _name(rows) not in parts:
                         yield _Task(number, load, encoder, rows)
+
+    def _clear(self, session: Connection, number: int, load: Load) -> None:
+        """Forget what has arrived of a load, rows and checkpoints together. The table was empty when the run began."""
+        with session.transaction():
+            session.execute(f"TRUNCATE {quote(load.schema, load.target)}".encode())
+            catalog.forget_parts(session, self.state_schema, self.run_id, number, load.table)
 
     def _report(self, tallies: dict[int, _Tally], threads: int) -> Iterator[Progress | Loaded]:
         while threads:

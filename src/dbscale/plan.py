@@ -13,7 +13,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dbscale.errors import ConfigError, Finding, redact
+from dbscale.errors import ConfigError, Finding, redact, without_secrets
 
 Blocks = Literal["nothing", "writes", "everything"]
 
@@ -154,7 +154,8 @@ class Plan:
     """Settings that apply needs to know: `schema`, `state_schema`, `jobs` …"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "databases", {name: redact(url) for name, url in self.databases.items()})
+        object.__setattr__(self, "title", redact(self.title))
+        object.__setattr__(self, "databases", {name: without_secrets(url) for name, url in self.databases.items()})
 
     @property
     def id(self) -> str:

@@ -95,13 +95,29 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except errors.DbscaleError as error:
         output.show_error(error)
-        return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), STOPPED)
+        return _exit_code(error)
     except BrokenPipeError:
         # The reader of our output has gone (| head): say nothing more, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:  # noqa: BLE001 - the last line of defence: a bug must not look like the answer "no"
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug must not look like the answer "no"
+        if "psycopg" in sys.modules and (lost := _of_driver(error)):
+            output.show_error(lost)
+            return _exit_code(lost)
         output.say(errors.redact(traceback.format_exc()))
         output.say("this is a bug in dbscale; please report it with the lines above")
         return BUG
     return result if isinstance(result, int) else 0
+
+
+def _exit_code(error: errors.DbscaleError) -> int:
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), STOPPED)
+
+
+def _of_driver(error: Exception) -> errors.DbscaleError | None:
+    """A connection that was lost in the middle of reading, in dbscale's words; None for anything else."""
+    from psycopg import OperationalError
+
+    from dbscale.drivers.postgres import translated
+
+    return translated(error) if isinstance(error, OperationalError) else None

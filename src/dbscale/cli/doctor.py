@@ -75,11 +75,11 @@ def look(settings: Config, database: Database, state_schema: str) -> tuple[str, 
         source = places.open_source(settings, database.name)
         with source.snapshot(1) as readers:
             version = ".".join(str(part) for part in readers[0].library)
-            tables = next(readers[0].rows("SELECT count(*) FROM sqlite_master WHERE type = 'table'"))[0]
-        return f"{place.title}: {tables} tables, read by SQLite {version}", list(source.notes)
+            (tables,) = next(readers[0].rows("SELECT count(*) FROM sqlite_master WHERE type = 'table'"))
+        return f"{place.title}: {tables!r} tables, read by SQLite {version}", list(source.notes)
     target = places.open_target(settings, database.name)
     with postgres.connect(target.url, name="dbscale doctor") as connection, postgres.reading(connection):
-        server = connection.info.parameter_status("server_version")
+        server = connection.info.parameter_status("server_version") or ""
         findings = [*_server(connection, database.name), *_runs(connection, database.name, state_schema)]
     return f"{postgres.display(target.url)}: PostgreSQL {server}", findings
 

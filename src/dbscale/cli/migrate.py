@@ -19,7 +19,7 @@ from dbscale.cli.places import Target
 from dbscale.cli.progress import screen
 from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
-from dbscale.errors import ConfigError, Finding
+from dbscale.errors import ConfigError, Finding, without_secrets
 from dbscale.migrate import plan as planning
 from dbscale.migrate.plan import Migration, Options
 from dbscale.plan import Load, Plan, Sql
@@ -215,7 +215,7 @@ def settle_earlier(
     """
     with postgres.connect(target.url) as connection:
         runs = catalog.runs(connection, state_schema)
-    earlier = next((run for run in runs if run.state != "undone" and run.source == reference), None)
+    earlier = next((run for run in runs if run.state != "undone" and run.source == without_secrets(reference)), None)
     if earlier is None:
         return None
     plan = Plan.from_json(earlier.plan)
@@ -318,10 +318,10 @@ def conclude(
     migration: Migration, source: Source, target: Target, outcome: Outcome, *, as_json: bool, no_verify: bool
 ) -> int:
     """Verify unless told not to, and answer with the exit status: 1 when a row is missing or differs."""
-    from dbscale.cli import verify as verifying
-
     report = None
     if not no_verify:
+        from dbscale.cli import verify as verifying
+
         report = verifying.check(migration, source, target, run=outcome.run, quiet=as_json)
     if as_json:
         output.answer_json(
@@ -476,6 +476,6 @@ def status(target: str, *, state_schema: str, as_json: bool, config: str | None)
         if run.unfinished and run.state != "running":
             if run.error:
                 output.answer(f"run {run.id}: {run.error}")
-            output.answer(f"go on: dbscale migrate {run.source} {target}")
-            output.answer(f"or take it back: dbscale undo {run.id} {target}")
+            output.answer(f"go on: dbscale migrate {run.source} {without_secrets(target)}")
+            output.answer(f"or take it back: dbscale undo {run.id} {without_secrets(target)}")
     return 0

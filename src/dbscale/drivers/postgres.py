@@ -66,6 +66,15 @@ def reading(connection: Connection) -> Iterator[Connection]:
             connection.execute("ROLLBACK")
 
 
+@contextmanager
+def translating(where: str = "") -> Iterator[None]:
+    """Driver errors in the block leave it in dbscale's words."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translated(error, where=where) from error
+
+
 def display(url: str) -> str:
     """Where a URL leads, without secrets: `db1.internal:5432/shop`."""
     try:

@@ -124,7 +124,7 @@ def make(
     if not ignore_rows:
         findings += _clashes(present, made.schema)
     plan = Plan(
-        title=f"{source.title} into {target_reference}",
+        title=f"{source.title} into {postgres.display(url)}",
         databases={"source": source_reference, "target": target_reference},
         steps=steps.create(made.schema, loads, sequences, new_schema=new_schema),
         findings=_unique(findings),

@@ -1,0 +1,140 @@
+"""A migration that is killed, cut off or starved ends, when it is given again, as one that was left in peace."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from dump import dump
+from fix_proxy import Proxy
+
+CLIENT = Path(__file__).with_name("crash_client.py")
+PART_ROWS = 300
+KILLS = int(os.environ.get("DBSCALE_TEST_KILLS", "200"))
+
+
+def client(number: int, when: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, that dies at its mark `number` (0: not at all)."""
+    command = [sys.executable, str(CLIENT), str(number), when, str(PART_ROWS), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def migrate(source: Path, url: str, *more: str) -> tuple[str, ...]:
+    return ("migrate", str(source), url, "--no-verify", *more)
+
+
+@pytest.fixture
+def undisturbed(marketplace: Path, new_database: Callable[..., str]) -> tuple[str, int]:
+    """The dump that a migration left in peace gives, and how many marks it makes."""
+    url = new_database()
+    result = client(0, "before", *migrate(marketplace, url))
+    assert result.returncode == 0, result.stderr
+    return dump(url), int(result.stderr.split()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_every_mark(
+    when: str, marketplace: Path, undisturbed: tuple[str, int], new_database: Callable[..., str]
+) -> None:
+    expected, marks = undisturbed
+    assert marks > 50
+    for number in range(1, marks + 1):
+        url = new_database()
+        died = client(number, when, *migrate(marketplace, url, "--jobs", "1"))
+        assert died.returncode == -signal.SIGKILL, (number, died.stderr)
+        again = client(0, when, *migrate(marketplace, url))
+        assert again.returncode == 0, (number, again.stderr)
+        assert dump(url) == expected, number
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("DROP SCHEMA public, dbscale CASCADE")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_at_random_moments(
+    marketplace: Path, undisturbed: tuple[str, int], new_database: Callable[..., str]
+) -> None:
+    """Each migration is killed again and again until it gets through; no row is lost or doubled."""
+    expected, _ = undisturbed
+    dice = random.Random(20)
+    kills = rounds = 0
+    while kills < KILLS:
+        url = new_database()
+        rounds += 1
+        while True:
+            command = [sys.executable, str(CLIENT), "0", "before", str(PART_ROWS), *migrate(marketplace, url)]
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            try:
+                _, said = process.communicate(timeout=dice.uniform(0.5, 1.6))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                kills += 1
+                continue
+            assert process.returncode == 0, said
+            break
+        assert dump(url) == expected
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("DROP SCHEMA public, dbscale CASCADE")
+    print(f"\n{kills} kills in {rounds} migrations, 0 rows lost or doubled")
+
+
+@pytest.mark.parametrize("sent", [1_000, 100_000, 250_000])
+def test_connection_cut(
+    sent: int, marketplace: Path, undisturbed: tuple[str, int], database: str, proxy: Callable[[str], Proxy]
+) -> None:
+    through = proxy(database)
+    through.cut_after(sent)
+    cut = client(0, "before", *migrate(marketplace, through.url))
+    assert cut.returncode in (3, 4), cut.stderr
+    assert "error: " in cut.stderr
+    assert "Traceback" not in cut.stderr
+    again = client(0, "before", *migrate(marketplace, database))
+    assert again.returncode == 0, again.stderr
+    assert dump(database) == undisturbed[0]
+
+
+def test_interrupted_by_the_user(marketplace: Path, undisturbed: tuple[str, int], database: str) -> None:
+    """Ctrl-C: exit status 130, and the same command goes on."""
+    command = [sys.executable, str(CLIENT), "0", "before", "20", *migrate(marketplace, database)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with psycopg.connect(database, autocommit=True) as connection:
+        for _ in range(400):
+            if connection.execute("SELECT to_regclass('dbscale.loads')").fetchone() != (None,):
+                found = connection.execute("SELECT count(*) FROM dbscale.loads").fetchone()
+                if found and found[0] > 2:
+                    break
+            time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    again = client(0, "before", *migrate(marketplace, database))
+    assert again.returncode == 0, again.stderr
+
+
+def test_two_at_once(marketplace: Path, database: str) -> None:
+    """The second refuses, and says which run is at work."""
+    command = [sys.executable, str(CLIENT), "0", "before", "10", *migrate(marketplace, database)]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        with psycopg.connect(database, autocommit=True) as connection:
+            for _ in range(400):
+                if connection.execute("SELECT to_regclass('dbscale.loads')").fetchone() != (None,):
+                    break
+                time.sleep(0.02)
+        second = client(0, "before", *migrate(marketplace, database))
+        assert second.returncode == 2, second.stderr
+        assert "is at work on this target" in second.stderr
+    finally:
+        _, said = first.communicate(timeout=60)
+    assert first.returncode == 0, said
