@@ -54,7 +54,7 @@ def _columns(draft: Draft, source: SourceTable) -> Iterator[pg.Column]:
         name = draft.names.column(source.name, column.name)
         if column.name not in generated:
             load.append(LoadColumn(source=column.name, target=name, conversion=choice.conversion))
-        identity = column.name == source.rowid_column and kind_of(choice.type) == "int"
+        identity = bool(column.name) and column.name == source.rowid_column and kind_of(choice.type) == "int"
         yield pg.Column(
             name=name,
             type=choice.type,

@@ -310,7 +310,9 @@ def clock_sql(clock: Clock, choice: Choice) -> str:
             return "now()"
         if clock.unit == "date" and kind == "timestamp":
             return f"date_trunc('day', {now})"
-        return {"timestamp": f"({now})", "date": f"({now})::date", "time": f"({now})::time(0)"}[kind]
+        return {"timestamp": now if clock.local else f"({now})", "date": f"({now})::date", "time": f"({now})::time(0)"}[
+            kind
+        ]
     if kind == "text":
         templates = {"datetime": "%Y-%m-%d %H:%M:%S", "date": "%Y-%m-%d", "time": "%H:%M:%S"}
         template = moments.to_char_template(templates.get(clock.unit, clock.template))

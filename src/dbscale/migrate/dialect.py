@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,15 +21,18 @@ from dbscale.migrate.grammar import (
     Cast,
     Collate,
     Constant,
+    Exists,
     In,
     Match,
     Name,
     Node,
     NotUnderstood,
+    Scalar,
+    Select,
     Unary,
     parse_expression,
 )
-from dbscale.migrate.model import Choice, SourceColumn
+from dbscale.migrate.model import Choice, ColumnProfile, SourceColumn
 from dbscale.migrate.values import (
     MOMENTS,
     NUMBERS,
@@ -50,7 +53,6 @@ from dbscale.migrate.values import (
     number_in,
     unify,
 )
-from dbscale.plan import Conversion
 from dbscale.schema import literal, quote
 
 __all__ = ["Scope", "Untranslatable", "Value", "column_value", "condition", "order_term", "stored", "translate"]
@@ -68,53 +70,53 @@ class Scope:
     tables: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
     """The same by table or alias, in lower case."""
     ambiguous: frozenset[str] = frozenset()
-    rowid: str = ""
-    """The column that is the rowid, in lower case; empty when there is none."""
     immutable: bool = True
     """For indexes, generated columns and CHECKs: the answer may depend on the row alone."""
     aggregates: bool = False
     """Aggregate functions may stand here."""
+    outer: Scope | None = None
+    """Of the query around this one."""
+    subquery: Callable[[Select, Scope], tuple[str, list[tuple[str, Value]]]] | None = None
+    """Translates a subquery that may name this scope's columns; None where none may stand."""
 
     def column(self, name: Name) -> Value | None:
         """The column that is meant; None when there is none. Untranslatable when it could be several."""
         word = ascii_lower(name.parts[-1])
-        known = self.columns
-        if len(name.parts) == 2:
-            known = self.tables.get(ascii_lower(name.parts[0]), {})
-        elif word in self.ambiguous:
+        known = self.columns if len(name.parts) == 1 else self.tables.get(ascii_lower(name.parts[0]), {})
+        if len(name.parts) == 1 and word in self.ambiguous:
             raise Untranslatable(f"{name.parts[-1]} could be a column of several tables")
         if word in known:
             return known[word]
-        if word in _ROWID and self.rowid:
-            return known.get(self.rowid)
-        return None
+        return self.outer.column(name) if self.outer is not None else None
 
 
-def column_value(column: SourceColumn, choice: Choice, sql: str, *, strict: bool = False) -> Value:
-    """A source's column as an operand; `sql` is how PostgreSQL names it."""
+def column_value(
+    column: SourceColumn, choice: Choice, sql: str, *, strict: bool = False, profile: ColumnProfile | None = None
+) -> Value:
+    """A source's column as an operand; `sql` is how PostgreSQL names it. The profile tells the storage classes."""
     kind = kind_of(choice.type)
     affinity = affinity_of(column.declared, strict=strict)
-    readings = {name: getattr(choice.conversion, name) for name in _CLASSES}
+    held = {name: getattr(profile or choice.conversion, name) for name in _CLASSES}
     return Value(
         sql=sql,
         kind=kind,
         affinity=affinity,
         collation=column.collation.upper() or "BINARY",
         narrow=choice.type in ("integer", "smallint"),
-        real=kind in ("float", "numeric") and (affinity == "REAL" or not readings["integers"]),
-        mixed=kind == "text" and any(readings[name] for name in ("integers", "reals", "blobs")),
-        classes=_classes(kind, affinity, choice.conversion),
+        real=kind in ("float", "numeric") and (affinity == "REAL" or not held["integers"]),
+        mixed=kind == "text" and any(held[name] for name in ("integers", "reals", "blobs")),
+        classes=_classes(kind, affinity, frozenset(word for name, word in _CLASSES.items() if held[name])),
+        conversion=choice.conversion,
     )
 
 
-def _classes(kind: Kind, affinity: str, conversion: Conversion) -> frozenset[str]:
-    own = {"int": "integer", "text": "text", "bytea": "blob"}.get(kind)
-    found = frozenset(word for name, word in _CLASSES.items() if getattr(conversion, name))
+def _classes(kind: Kind, affinity: str, found: frozenset[str]) -> frozenset[str]:
+    """What typeof() can say of the column, when it is one class alone."""
     if kind == "float" and affinity == "REAL":
         return frozenset({"real"})
+    own = {"int": "integer", "text": "text", "bytea": "blob"}.get(kind)
     if own is not None and found <= {own}:
         return frozenset({own})
-    # One class alone is sure; of several it is not known which a row has.
     return found if len(found) == 1 else frozenset()
 
 
@@ -212,8 +214,8 @@ def compile_node(node: Node, scope: Scope) -> Value:  # noqa: C901, PLR0912 - on
             return replace(compile_node(node.operand, scope), collation=node.collation, explicit=True)
         case Call():
             return _call(node, scope)
-        case _:
-            raise Untranslatable("it has a subquery")
+        case Exists() | Scalar():
+            return _subquery(node, scope)
 
 
 def _of_class(value: Value, words: set[Any], *, negated: bool) -> Value:
@@ -543,9 +545,9 @@ def _between(node: Between, scope: Scope) -> Value:
 
 
 def _in(node: In, scope: Scope) -> Value:
-    if not isinstance(node.items, tuple):
-        raise Untranslatable("it has a subquery")
     value = compile_node(node.operand, scope)
+    if not isinstance(node.items, tuple):
+        return _in_subquery(value, node.items, scope, negated=node.negated)
     items = [compile_node(item, scope) for item in node.items]
     if not items:
         return Value(sql="TRUE" if node.negated else "FALSE", kind="truth")
@@ -557,6 +559,37 @@ def _in(node: In, scope: Scope) -> Value:
     word = "NOT IN" if node.negated else "IN"
     sql = f"{pairs[0][0]} {word} ({', '.join(two for _, two in pairs)})"
     return Value(sql=sql, kind="truth", atom=False, always=always, repeatable=value.repeatable)
+
+
+def _selected(select: Select, scope: Scope) -> tuple[str, list[tuple[str, Value]]]:
+    if scope.subquery is None:
+        raise Untranslatable("it has a subquery")
+    return scope.subquery(select, scope)
+
+
+def _subquery(node: Exists | Scalar, scope: Scope) -> Value:
+    sql, columns = _selected(node.select, scope)
+    if isinstance(node, Exists):
+        return Value(sql=f"EXISTS ({sql})", kind="truth", repeatable=False)
+    if len(columns) != 1:
+        raise Untranslatable("a subquery with several columns stands for one value")
+    # SQLite takes the first row where there are several; PostgreSQL would raise an error.
+    if node.select.limit is None:
+        one_row = len(node.select.cores) == 1 and not node.select.cores[0].group and columns[0][1].aggregate
+        sql = sql if one_row else f"{sql} LIMIT 1"
+    return replace(columns[0][1], sql=f"({sql})", atom=True, constant=None, repeatable=False)
+
+
+def _in_subquery(value: Value, select: Select, scope: Scope, *, negated: bool) -> Value:
+    sql, columns = _selected(select, scope)
+    if len(columns) != 1:
+        raise Untranslatable("IN a subquery with several columns")
+    item = replace(columns[0][1], sql="x", atom=True, constant=None, affinity=columns[0][1].affinity or "x")
+    one, two = comparable("=", value, item)
+    if two != "x":
+        raise Untranslatable("IN a subquery whose values are compared by a collation or converted")
+    word = "NOT IN" if negated else "IN"
+    return Value(sql=f"{one} {word} ({sql})", kind="truth", atom=False, repeatable=False)
 
 
 def _case(node: Case, scope: Scope) -> Value:
@@ -585,15 +618,10 @@ def _call(node: Call, scope: Scope) -> Value:
     return functions.call(node, values, condition_sql, immutable=scope.immutable, aggregates=scope.aggregates)
 
 
-def table_scope(columns: Mapping[str, Value], *, rowid: str = "", immutable: bool = True) -> Scope:
+def table_scope(columns: Mapping[str, Value], *, rowid: str = "") -> Scope:
     """The scope of an expression that belongs to one table; `columns` by the source's names."""
-    return Scope(
-        columns={ascii_lower(name): value for name, value in columns.items()},
-        rowid=ascii_lower(rowid),
-        immutable=immutable,
-    )
-
-
-def plain(name: str) -> str:
-    """A column's SQL where one table is in sight."""
-    return quote(name)
+    known = {ascii_lower(name): value for name, value in columns.items()}
+    for word in sorted(_ROWID):
+        if rowid:
+            known.setdefault(word, known[ascii_lower(rowid)])
+    return Scope(columns=known)

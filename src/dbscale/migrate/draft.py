@@ -62,7 +62,13 @@ class Draft:
         for column in table.columns:
             name = self.names.column(table.name, column.name)
             sql = quote(alias, name) if alias else quote(name)
-            found[column.name] = column_value(column, self.choice(table.name, column.name), sql, strict=table.strict)
+            found[column.name] = column_value(
+                column,
+                self.choice(table.name, column.name),
+                sql,
+                strict=table.strict,
+                profile=self.profile(table.name, column.name),
+            )
         return found
 
     def scope(self, table: SourceTable, *, inline: bool = False) -> Scope:

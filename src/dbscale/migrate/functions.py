@@ -29,10 +29,11 @@ Arguments = list[Value]
 def call(node: Call, values: Arguments, condition: str, *, immutable: bool, aggregates: bool) -> Value:
     """A function's call. `condition` is its FILTER; Untranslatable for functions that are not in the tables."""
     name, count = node.name, len(values)
-    if name in _AGGREGATES and (count < 2 or name in ("group_concat", "string_agg")):
+    if is_aggregate(node):
         if not aggregates:
             raise Untranslatable(f"the aggregate {name}() cannot stand here")
-        return _AGGREGATES[name](node, values, f" FILTER (WHERE {condition})" if condition else "")
+        value = _AGGREGATES[name](node, values, f" FILTER (WHERE {condition})" if condition else "")
+        return replace(value, aggregate=True, repeatable=False)
     if node.distinct or node.star or condition:
         raise Untranslatable(f"{name}() with DISTINCT, * or FILTER")
     if name in moments.FUNCTIONS:
@@ -45,6 +46,11 @@ def call(node: Call, values: Arguments, condition: str, *, immutable: bool, aggr
         raise Untranslatable(f"{name}() with {count} arguments")
     value = translate(values, immutable)
     return replace(value, repeatable=value.repeatable and all(argument.repeatable for argument in values))
+
+
+def is_aggregate(node: Call) -> bool:
+    """True for an aggregate's call: min() and max() of one value, and count() of none, are."""
+    return node.name in _AGGREGATES and (len(node.arguments) < 2 or node.name in ("group_concat", "string_agg"))
 
 
 # -- text ------------------------------------------------------------------------------------------------------
@@ -270,6 +276,24 @@ def _json_valid(values: Arguments, immutable: bool) -> Value:
     return Value(sql=f"CASE WHEN {value} IS NOT NULL THEN TRUE END", kind="truth", always=True)
 
 
+_RANDOM_BYTES = "sha256(gen_random_uuid()::text::bytea)"
+"""32 bytes that carry the 122 random bits of a UUID; without an extension PostgreSQL has no others."""
+
+
+def _random(values: Arguments, immutable: bool) -> Value:
+    if immutable:
+        raise Untranslatable("it is random")
+    sql = f"('x' || left(encode({_RANDOM_BYTES}, 'hex'), 16))::bit(64)::bigint"
+    return Value(sql=sql, kind="int", repeatable=False)
+
+
+def _randomblob(values: Arguments, immutable: bool) -> Value:
+    size = _integer(values[0])
+    if immutable or size is None or not 1 <= size <= 32:
+        raise Untranslatable("randomblob() of more than 32 bytes, or of a size that is not a literal")
+    return Value(sql=f"substr({_RANDOM_BYTES}, 1, {size})", kind="bytea", repeatable=False)
+
+
 _Scalar = tuple[int, int, Callable[[Arguments, bool], Value]]
 _SCALARS: dict[str, _Scalar] = {
     "abs": (1, 1, _abs),
@@ -289,6 +313,8 @@ _SCALARS: dict[str, _Scalar] = {
     "min": (2, 100, _extreme("min", "LEAST")),
     "nullif": (2, 2, _nullif),
     "printf": (1, 100, _printf),
+    "random": (0, 0, _random),
+    "randomblob": (1, 1, _randomblob),
     "replace": (3, 3, _replace),
     "round": (1, 1, _round),
     "rtrim": (1, 2, _trim("rtrim")),
@@ -313,7 +339,7 @@ def _count(node: Call, values: Arguments, tail: str) -> Value:
         return Value(sql=f"count(*){tail}", kind="int", repeatable=False)
     if node.distinct and (values[0].kind == "text" and (values[0].collation or "BINARY") != "BINARY"):
         values = [replace(values[0], sql=by_collation(values[0], values[0].collation))]
-    return Value(sql=f"count({_argument(node, values[0].sql)}){tail}", kind="int", repeatable=False)
+    return Value(sql=f"count({_argument(node, values[0].sql)}){tail}", kind="int")
 
 
 def _sum(node: Call, values: Arguments, tail: str) -> Value:

@@ -177,6 +177,30 @@ Node = (
     Constant | Name | Unary | Binary | Match | Between | In | Case | Cast | Collate | Call | Exists | Scalar
 )  # fmt: skip
 
+
+def children(node: Node) -> tuple[Node, ...]:
+    """The expressions directly within `node`; those of subqueries are not counted."""
+    found: tuple[Node | None, ...] = ()
+    match node:
+        case Unary() | Cast() | Collate():
+            found = (node.operand,)
+        case Binary():
+            found = (node.left, node.right)
+        case Match():
+            found = (node.left, node.pattern, node.escape)
+        case Between():
+            found = (node.operand, node.low, node.high)
+        case In():
+            found = (node.operand, *(node.items if isinstance(node.items, tuple) else ()))
+        case Case():
+            found = (node.operand, *(part for branch in node.branches for part in branch), node.otherwise)
+        case Call():
+            found = (*node.arguments, node.filter)
+        case _:
+            pass
+    return tuple(child for child in found if child is not None)
+
+
 _TOKEN = re.compile(
     r"""
     (?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))

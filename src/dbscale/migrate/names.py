@@ -174,6 +174,6 @@ class Names:
         if reason:
             says = f"it is called {given!r} in PostgreSQL: {reason}"
             try_ = "use the new name in the application's queries"
-            where = identity or "(a table without a name)"
+            where = f"{identity}(no name)" if not name else identity
             self.findings.append(Finding(code="renamed", where=where, says=says, try_=try_, level="behaviour"))
         return given

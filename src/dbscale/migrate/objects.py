@@ -2,15 +2,183 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from dbscale import schema as pg
 from dbscale.migrate.draft import Draft
+from dbscale.migrate.grammar import NotUnderstood, parse_view
+from dbscale.migrate.model import SourceObject
+from dbscale.migrate.values import Untranslatable, Value, ascii_lower, kind_of
+from dbscale.migrate.views import Relation, compile_view
+from dbscale.plan import Conversion, LoadColumn
+
+_CONVERSIONS = {
+    "int": Conversion(to="bigint", integers="keep"),
+    "float": Conversion(to="double precision", integers="keep", reals="keep"),
+    "numeric": Conversion(to="numeric", integers="keep", reals="shortest", texts="number"),
+    "text": Conversion(to="text", texts="keep"),
+    "null": Conversion(to="text", texts="keep"),
+    "bytea": Conversion(to="bytea", blobs="keep"),
+    "bool": Conversion(to="boolean", integers="bool", texts="bool"),
+    "date": Conversion(to="date", texts="iso"),
+    "time": Conversion(to="time", texts="iso"),
+    "timestamp": Conversion(to="timestamp", texts="iso"),
+    "timestamptz": Conversion(to="timestamptz", texts="iso"),
+}
+"""How a calculated column of a view reads, by its kind."""
 
 
-def views(draft: Draft, tables: Mapping[str, pg.Table]) -> tuple[pg.View, ...]:
-    return ()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewColumns:
+    """One view, for comparing its rows on both sides."""
+
+    source: str
+    target: str
+    columns: tuple[LoadColumn, ...]
 
 
-def left_out(draft: Draft, only: Collection[str], skip: Collection[str]) -> None:
-    return None
+@dataclass(slots=True)
+class _Views:
+    draft: Draft
+    tables: Mapping[str, pg.Table]
+    """By the source's name in lower case."""
+    wanted: Mapping[str, SourceObject]
+    """The same."""
+    made: dict[str, tuple[pg.View, list[tuple[str, Value]]]]
+    """In the order in which they can be created."""
+    failed: dict[str, str]
+    columns: list[ViewColumns]
+
+    def relation(self, name: str) -> Relation:
+        low = ascii_lower(name)
+        if low in self.tables:
+            return self.table(low)
+        view = self.wanted.get(low)
+        if view is None:
+            raise Untranslatable(f"{name} is not among the tables and views of the target")
+        if low not in self.made:
+            if low in self.failed:
+                raise Untranslatable(f"it reads {name}, which is left out")
+            self.make(view)
+        if low not in self.made:
+            raise Untranslatable(f"it reads {name}, which is left out")
+        made, columns = self.made[low]
+        found = tuple((column, given, value) for (column, value), given in zip(columns, made.columns, strict=True))
+        return Relation(sql=pg.quote(self.draft.schema_name, made.name), columns=found)
+
+    def table(self, low: str) -> Relation:
+        source = self.draft.source.table(low)
+        target = self.tables[low]
+        values = self.draft.values(source)
+        columns = tuple((name, self.draft.names.column(source.name, name), value) for name, value in values.items())
+        key = frozenset(target.primary_key)
+        sql = pg.quote(self.draft.schema_name, target.name)
+        return Relation(sql=sql, columns=columns, key=key, rowid=source.rowid_column)
+
+    def make(self, view: SourceObject) -> None:
+        low = ascii_lower(view.name)
+        self.failed[low] = "it reads itself"
+        try:
+            names, select = parse_view(view.sql)
+            sql, columns = compile_view(select, self.relation)
+            spelled = view.columns or names or tuple(name for name, _ in columns)
+            if len(spelled) != len(columns):
+                raise Untranslatable("its columns are not those that SQLite finds")
+        except (Untranslatable, NotUnderstood, RecursionError) as error:
+            self.failed[low] = str(error) or "it is nested too deeply"
+            self.draft.note(
+                "view-left-out",
+                view.name,
+                f"the view is left out: {self.failed[low]}",
+                try_="create its counterpart in PostgreSQL by hand",
+                level="behaviour",
+                original=view.sql,
+            )
+            return
+        del self.failed[low]
+        given = tuple(self.draft.names.column(view.name, name) for name in spelled)
+        name = self.draft.names.table(view.name)
+        named = [(column, value) for column, (_, value) in zip(spelled, columns, strict=True)]
+        self.made[low] = (pg.View(name=name, sql=sql, columns=given), named)
+        loads = tuple(
+            LoadColumn(source=column, target=target, conversion=_conversion(value))
+            for (column, value), target in zip(named, given, strict=True)
+        )
+        self.columns.append(ViewColumns(source=view.name, target=name, columns=loads))
+
+
+def views(
+    draft: Draft, wanted: list[SourceObject], tables: Mapping[str, pg.Table]
+) -> tuple[tuple[pg.View, ...], tuple[ViewColumns, ...]]:
+    """The views that PostgreSQL can have, each after those that it reads; `tables` by the source's names."""
+    found = _Views(
+        draft,
+        {ascii_lower(name): table for name, table in tables.items()},
+        {ascii_lower(view.name): view for view in wanted},
+        {},
+        {},
+        [],
+    )
+    for view in wanted:
+        if ascii_lower(view.name) not in found.made and ascii_lower(view.name) not in found.failed:
+            found.make(view)
+    return tuple(view for view, _ in found.made.values()), tuple(found.columns)
+
+
+def _conversion(value: Value) -> Conversion:
+    if value.conversion is not None and kind_of(value.conversion.to) == value.kind:
+        return value.conversion
+    return _CONVERSIONS.get(value.kind, Conversion(to="text", texts="keep"))
+
+
+_COUNTERPARTS = {
+    "fts": "a generated tsvector column with a GIN index: to_tsvector(…) @@ websearch_to_tsquery(…)",
+    "rtree": "a box or PostGIS geometry column with a GiST index",
+    "geopoly": "a polygon or PostGIS geometry column with a GiST index",
+    "spellfix1": "the extension pg_trgm, or fuzzystrmatch",
+    "vec0": "the extension pgvector: a vector column with an HNSW index",
+    "csv": "the extension file_fdw",
+    "dbstat": "pg_class and pg_total_relation_size()",
+    "json": "jsonb_each() and jsonb_array_elements()",
+}
+_TRIGGERS = (
+    (r"\braise\s*\(", "a function in PL/pgSQL with RAISE EXCEPTION, or a CHECK"),
+    (r"\binstead\s+of\b", "an INSTEAD OF trigger with a function in PL/pgSQL"),
+    (
+        r"(current_timestamp|datetime\s*\(|strftime\s*\(|unixepoch\s*\()",
+        "a BEFORE UPDATE trigger that sets NEW's column",
+    ),
+    (r"insert\s+into\s+\S*fts|\(\s*'delete'", "nothing: a generated tsvector column follows its row by itself"),
+)
+
+
+def left_out(draft: Draft) -> None:
+    """Findings for triggers, virtual tables and whatever else is not carried over, each with its original."""
+    for trigger in draft.source.triggers:
+        counterpart = next(
+            (text for pattern, text in _TRIGGERS if re.search(pattern, trigger.sql, re.IGNORECASE)),
+            "a trigger with a function in PL/pgSQL",
+        )
+        draft.note(
+            "trigger-left-out",
+            f"{trigger.table}.{trigger.name}",
+            "triggers are not carried over: what it did for new rows no longer happens",
+            try_=f"write its counterpart: {counterpart}",
+            level="behaviour",
+            original=trigger.sql,
+        )
+    for virtual in draft.source.virtuals:
+        module = virtual.module.lower()
+        counterpart = next((text for name, text in _COUNTERPARTS.items() if module.startswith(name)), "")
+        draft.note(
+            "virtual-table-left-out",
+            virtual.name,
+            f"a virtual table of the module {virtual.module or '(unknown)'} is not carried over",
+            try_=f"PostgreSQL has {counterpart}"
+            if counterpart
+            else "rebuild it in PostgreSQL from the tables it reads",
+            level="behaviour",
+            original=virtual.sql,
+        )

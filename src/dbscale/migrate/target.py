@@ -37,6 +37,8 @@ class Target:
     load: Mapping[str, tuple[LoadColumn, ...]]
     """By the source's table, in the target's order of columns; without those that PostgreSQL generates."""
     identities: tuple[Identity, ...] = ()
+    views: tuple[objects.ViewColumns, ...] = ()
+    """The views that were carried over, each with the reading of its columns, for comparing their rows."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Every name that differs, for the rename map: `users`, `users.Name`, `users.idx` and their new names."""
     findings: tuple[Finding, ...] = ()
@@ -69,15 +71,17 @@ def build(
         facts=facts or Facts(),
     )
     chosen = [table for table in source.tables if wanted(table.name, only, skip)]
-    draft.name_tables(chosen, [view for view in source.views if wanted(view.name, only, skip)])
+    views_chosen = [view for view in source.views if wanted(view.name, only, skip)]
+    draft.name_tables(chosen, views_chosen)
     drafted = {table.name: constraints.table(draft, table) for table in chosen}
     tables = tuple(constraints.with_foreign_keys(draft, table, drafted) for table in chosen)
-    views = objects.views(draft, drafted)
-    objects.left_out(draft, only, skip)
+    views, view_columns = objects.views(draft, views_chosen, drafted)
+    objects.left_out(draft)
     return Target(
         schema=pg.Schema(name=schema_name, tables=_creatable(tables), views=views),
         tables=dict(draft.names.tables),
         load={table.name: draft.load[table.name] for table in chosen},
+        views=view_columns,
         identities=tuple(_identities(draft, chosen)),
         renamed=draft.names.renamed(),
         findings=(*draft.names.findings, *draft.findings),

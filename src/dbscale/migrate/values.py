@@ -12,6 +12,7 @@ from typing import Literal
 
 from dbscale.migrate.affinity import affinity
 from dbscale.migrate.grammar import Constant
+from dbscale.plan import Conversion
 from dbscale.schema import literal
 
 Kind = Literal[
@@ -67,6 +68,10 @@ class Value:
     """A condition that no value but NULL can make false: the type sees to it."""
     classes: frozenset[str] = frozenset()
     """What typeof() says of a column's values that are not NULL; empty when it is not known."""
+    aggregate: bool = False
+    """One value from all rows of a group."""
+    conversion: Conversion | None = None
+    """Of the column that this is; None for other expressions."""
     repeatable: bool = True
     """It may stand twice in an expression: it has no subquery and no random part."""
 
