@@ -6,6 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from psycopg import OperationalError
 from psycopg.pq import TransactionStatus
 
 from dbscale.cluster import engines
@@ -98,6 +99,8 @@ class Reading:
         if self._cluster.kind == "psycopg":
             try:
                 self._connection.rollback()
+            except OperationalError as error:  # what was read was read
+                self._group.lost(self._node, error)
             finally:
                 self._group.pool(self._node, "psycopg").give(self._connection)
         else:

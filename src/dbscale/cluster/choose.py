@@ -18,6 +18,8 @@ from dbscale.cluster.token import Position
 NEVER = float("-inf")
 OTHER_TIMELINE_SECONDS = 60
 """How long a token of another timeline sends its reader to the primary: positions of two timelines do not compare."""
+LATE_SECONDS = 0.25
+"""How long a replica that did not catch up within a reader's wait is not waited for."""
 
 State = Literal["online", "lagging", "probation", "offline"]
 Reason = Literal["replica", "caught-up", "no-replica", "behind", "timeline", "recent-write", "failed", "analytics"]
@@ -40,6 +42,8 @@ class View:
     failures: int = 0
     """In a row."""
     retry_at: float = NEVER
+    late_at: float = NEVER
+    """When a reader last waited for it in vain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +150,8 @@ def attempts(
 
 
 def _near(view: View, want: Want, timeline: int, limits: Limits, now: float) -> bool:
-    """True where a replica may be there within the wait: its lag, when last seen, was of that order."""
-    if timeline and view.timeline != timeline:
+    """True where a replica may be there within the wait: no reader has just waited for it in vain."""
+    if (timeline and view.timeline != timeline) or now - view.late_at < LATE_SECONDS:
         return False
     limit = limits.lag if want.max_lag is None else want.max_lag
     return view.at - view.as_of <= max(limits.wait, 1.0) and (want.position is not None or now - view.as_of > limit)
@@ -230,9 +234,11 @@ def after_look(view: View, *, timeline: int, lsn: int, at: float, as_of: float, 
 
 
 def after_failure(view: View, now: float, jitter: float) -> View:
-    """The view after a failed look or a failed use: offline, the next look after 0.5, 1, 2 … 15 s, spread by `jitter`.
+    """The view after a failed look or a failed use: offline, the next look after 0.5, 1, 2, 4 s, spread by `jitter`.
 
-    `jitter` is between 0 and 1.
+    `jitter` is between 0 and 1. Callers that fail together count once.
     """
-    pause = min(15.0, 0.5 * 2.0 ** min(view.failures, 10)) * (0.75 + jitter / 2)
+    if view.state == "offline" and now < view.retry_at:
+        return view
+    pause = min(4.0, 0.5 * 2.0 ** min(view.failures, 10)) * (0.75 + jitter / 2)
     return replace(view, state="offline", failures=view.failures + 1, retry_at=now + pause)

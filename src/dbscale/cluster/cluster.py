@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import weakref
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+import sqlalchemy
+
 from dbscale import config as configuration
+from dbscale import query
 from dbscale.cluster import engines, pools
 from dbscale.cluster import scope as scopes
 from dbscale.cluster.blocks import After, AsyncReading, AsyncWriting, Reading, Writing
@@ -19,7 +24,9 @@ from dbscale.cluster.token import Token
 from dbscale.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+    from dbscale.cluster.session import SplitSession
 
 
 def open(  # noqa: A001 - dbscale.open(), as one opens a file
@@ -170,6 +177,63 @@ class Cluster:
         """As `read`, for `async with`: yields SQLAlchemy's AsyncConnection."""
         return AsyncReading(self, self.group(table, key), max_lag, after)
 
+    def session(self, *, write: bool | None = None, shard: str = "home", **options: Any) -> SplitSession:
+        """A SQLAlchemy session that reads from replicas until it writes; with `write=True` on the primary only.
+
+        By default (None) it writes inside a request that changes things (see `cluster.middleware`). `options` are
+        Session's own.
+        """
+        from dbscale.cluster.session import SplitSession
+
+        return SplitSession(self, self.groups[shard], kind="sync", write=write, **options)
+
+    def async_session(self, *, write: bool | None = None, shard: str = "home", **options: Any) -> AsyncSession:
+        """As `session`, for asyncio."""
+        from sqlalchemy.ext.asyncio import AsyncSession
+
+        from dbscale.cluster.session import SplitSession
+
+        split: dict[str, Any] = {"cluster": self, "group": self.groups[shard], "kind": "async", "write": write}
+        return AsyncSession(sync_session_class=SplitSession, **split, **options)
+
+    def execute(
+        self,
+        sql: str,
+        parameters: Any = None,
+        *,
+        table: str | None = None,
+        key: Any = None,
+        max_lag: float | None = None,
+        after: After = None,
+    ) -> list[Any]:
+        """Run one statement where it belongs, and return its rows: on a replica where it certainly only reads.
+
+        Placeholders are those of the driver: `:name` for SQLAlchemy, `%s` and `%(name)s` for psycopg. A read whose
+        node goes away is begun again on another.
+        """
+        alchemy = self.kind != "psycopg"
+        if not query.parse(sql, "named" if alchemy else "format").reads:
+            with self.write(table, key) as connection:
+                return _rows(connection, sql, parameters, alchemy=alchemy)
+        failure: Exception | None = None
+        for _ in range(1 if alchemy else engines.MOVES):
+            try:
+                with self.read(table, key, max_lag, after) as connection:
+                    return _rows(connection, sql, parameters, alchemy=alchemy)
+            except psycopg.Error as error:
+                lost = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+                if not engines.at_fault(error, lost=lost):
+                    raise
+                failure = error
+        assert failure is not None  # noqa: S101 - the loop returns or has failed
+        raise failure
+
+    def scope(self, token: Token | str = "", *, writes: bool = False) -> AbstractContextManager[scopes.Scope]:
+        """A scope for a job, as each request has one: reads inside see what `token` stands for, and what was written
+        inside, and stay on one replica."""
+        known = Token.parse(token) if isinstance(token, str) else token
+        return scopes.inside(scopes.Scope(token=known, bounded=True, writes=writes))
+
     def group(self, table: str | None = None, key: Any = None) -> Group:  # noqa: ARG002 - the seam for shard maps
         """The servers on which the table's row with this key lives."""
         return self.groups["home"]
@@ -240,6 +304,14 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _rows(connection: Any, sql: str, parameters: Any, *, alchemy: bool) -> list[Any]:
+    if not alchemy:
+        cursor = connection.execute(sql, parameters)
+        return cursor.fetchall() if cursor.description else []
+    result = connection.execute(sqlalchemy.text(sql), parameters or {})
+    return list(result) if result.returns_rows else []
 
 
 ANALYTICS = Want(analytics=True)

@@ -109,6 +109,16 @@ class MovableConnection(Connection):
     def exec_driver_sql(self, *arguments: Any, **options: Any) -> Any:
         return self._moving(super().exec_driver_sql, arguments, options)
 
+    def close(self) -> None:
+        """Give the connection back. A node that goes away now takes nothing with it: what was read was read."""
+        try:
+            super().close()
+        except exc.DBAPIError as error:
+            if not at_fault(error.orig, lost=error.connection_invalidated):
+                raise
+            self.engine.group.lost(self.node, error.orig or error)
+            super().close()
+
     def _moving(self, run: Callable[..., Any], arguments: Any, options: Any) -> Any:
         if self._answered:
             return run(*arguments, **options)

@@ -18,6 +18,7 @@ from dbscale.cluster.choose import (
     Attempt,
     Limits,
     Samples,
+    View,
     Want,
     after_failure,
     after_look,
@@ -278,13 +279,21 @@ class Group:
             recovery, lsn = _ask(raw)
             if not recovery:
                 return False
-            view = replace(node.view, lsn=lsn, at=at, as_of=self.samples.as_of(lsn))
+            view = self._asked(node, lsn, at)
             if satisfies(view, want, self.timeline, self.limits, time.monotonic()):
                 return True
             if want.position is None or time.monotonic() + pause > deadline:
+                node.view = replace(node.view, late_at=time.monotonic())
                 return False
             waiting.sleep(kind, pause)
             pause *= 2
+
+    def _asked(self, node: Node, lsn: int, at: float) -> View:
+        """The view of a replica that told its position at `at`: as good as a look, for other readers too."""
+        with self._lock:
+            if at > node.view.at:
+                node.view = replace(node.view, lsn=lsn, at=at, as_of=max(node.view.as_of, self.samples.as_of(lsn)))
+            return replace(node.view, lsn=lsn, as_of=self.samples.as_of(lsn))
 
     def _take(self, node: Node, kind: str, *, read_only: bool) -> Any:
         pool = self.pool(node, kind)

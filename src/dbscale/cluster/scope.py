@@ -42,12 +42,16 @@ def current() -> Scope:
     return scope
 
 
+def enter(scope: Scope) -> None:
+    """Make `scope` the one of this context."""
+    _scope.set(scope)
+
+
 @contextmanager
-def scope(token: Token = NOTHING, *, writes: bool = False) -> Iterator[Scope]:
-    """A new scope, for a request or a job. `token` is what its reads must see from the start."""
-    opened = Scope(token=token, bounded=True, writes=writes)
-    before = _scope.set(opened)
+def inside(scope: Scope) -> Iterator[Scope]:
+    """Make `scope` the one of this context until the block ends."""
+    before = _scope.set(scope)
     try:
-        yield opened
+        yield scope
     finally:
         _scope.reset(before)
