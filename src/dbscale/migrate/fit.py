@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from dbscale.migrate.cells import APPLE_SECONDS, FIRST_SECOND, LAST_SECOND, WEBKIT_SECONDS
 from dbscale.migrate.model import ColumnProfile
 from dbscale.migrate.profile import CLASSES, LONGEST, NUL, UNFIT_JSON, UTF8_BLOB
-from dbscale.migrate.shapes import DATES, EPOCHS, NUMBERS, REAL_TIMES, UUIDS, decimal_shapes, shape, vector_shape
+from dbscale.migrate.shapes import BLOBS, DATES, EPOCHS, NUMBERS, REAL_TIMES, UUIDS, decimal_shapes, shape, vector_shape
 from dbscale.plan import Conversion
 
 _TYPE = re.compile(
-    r"\s*([a-z_0-9 ]+?)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?\s*((?:with(?:out)? time zone)?)\s*(\[\])?\s*"
+    r"\s*([a-z_0-9 ]+?)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?\s*((?:with(?:out)? time zone)?)\s*(\[(\d*)\])?\s*"
 )
 _ALIASES = {
     **dict.fromkeys(("int8", "bigserial"), "bigint"),
@@ -31,10 +32,8 @@ _ALIASES = {
 _LIMITS = {"bigint": 63, "integer": 31, "smallint": 15}
 _UNITS = ("s", "ms", "us", "ns")
 _INTEGER_TIMES = (*_UNITS, "webkit-us", "apple-s", "days", "yyyymmdd", "julian", "by-size")
-_REAL_TIMES = {"real-julian": "julian", "real-epoch-s": "s", "real-epoch-ms": "ms"}
+_REAL_TIMES = {"real-julian": "julian", "real-epoch-s": "s", "real-epoch-s-fine": "s"}
 _REAL_READINGS = ("s", "ms", "julian", "apple-s")
-_SECONDS = (-210_866_803_200, 9_224_318_015_999)
-"""4714 BC to AD 294276, the range of timestamp, in seconds from 1970."""
 _NOUNS = {"integer": "integer", "real": "real number", "text": "text", "blob": "blob"}
 
 
@@ -63,6 +62,8 @@ class Asked:
     reading: str = ""
     """A reading of numbers, of plan.Conversion: `s`, `ms`, `julian` …"""
     empty_as_null: bool = False
+    chosen: bool = False
+    """The user named the type: epochs may become a timestamp without zone, in UTC."""
 
 
 def parse(text: str) -> Asked:
@@ -76,7 +77,7 @@ def parse(text: str) -> Asked:
         raise ValueError(f"`{reading}` is no way to read a time; there are {', '.join(_INTEGER_TIMES)}")
     if not kind:
         raise ValueError("a type is missing")
-    return Asked(kind, reading, bool(rest))
+    return Asked(kind, reading, bool(rest), chosen=True)
 
 
 def base(type_: str) -> tuple[str, int | None, int | None]:
@@ -84,20 +85,20 @@ def base(type_: str) -> tuple[str, int | None, int | None]:
     found = _TYPE.fullmatch(type_.lower())
     if not found:
         return type_, None, None
-    name, first, second, zone, array = found.groups()
+    name, first, second, zone, array, length = found.groups()
     name = f"{name} {zone}".strip()
-    name = _ALIASES.get(name, name) + (array or "")
-    return name, int(first) if first else None, int(second) if second else None
+    name = _ALIASES.get(name, name) + ("[]" if array else "")
+    return name, int(first or length) if first or length else None, int(second) if second else None
 
 
 def shapes_for(type_: str) -> tuple[str, ...]:
     """The shapes that `fit` needs to know of for this type, the likelier first."""
     name, size, scale = base(type_)
     if name in _LIMITS:
-        return ("integer-text", "empty", "real-huge", "real-whole")
+        return ("integer-text", "empty", "real-huge", "real-infinite", "real-whole", "digits-blob")
     if name == "numeric":
         fits = decimal_shapes(size, scale or 0) if size else ()
-        return (*fits, "real-infinite", *NUMBERS)
+        return ("real-infinite", *fits, *NUMBERS, "digits-blob")
     if name in ("vector", "real[]", "double precision[]"):
         double = name.startswith("double")
         return (vector_shape(8 if double else 4, size, 2 if double else 1),) if size else ()
@@ -113,7 +114,8 @@ _SHAPES: dict[str, tuple[str, ...]] = {
     "date": ("iso-date", *DATES, "yyyymmdd", *EPOCHS, *REAL_TIMES),
     "time": ("iso-time", "empty"),
     "uuid": (*UUIDS, "uuid-blob"),
-    **dict.fromkeys(("json", "jsonb"), ("json", "json-escaped", "empty", "jsonb-blob", "json-blob", "real-infinite")),
+    "bytea": BLOBS,
+    **dict.fromkeys(("json", "jsonb"), ("json", "json-escaped", "empty", *BLOBS, "real-infinite")),
 }
 
 
@@ -191,7 +193,8 @@ def _integers(of: _Readings, bits: int) -> Fit:
         misfit = Misfit(of.seen.integers, f"integers from {least} to {greatest}")
     reals = ("whole", "real-whole") if of.count("real-whole") else ("",)
     texts = ("number", "integer-text") if of.count("integer-text") else ("",)
-    return of.give(integers=("keep", "integer"), reals=reals, texts=texts, misfit=misfit)
+    blobs = ("digits", "digits-blob") if of.count("digits-blob") else ("",)
+    return of.give(integers=("keep", "integer"), reals=reals, texts=texts, blobs=blobs, misfit=misfit)
 
 
 def _doubles(of: _Readings) -> Fit:
@@ -205,8 +208,11 @@ def _numerics(of: _Readings, precision: int | None, scale: int) -> Fit:
     if precision is not None:
         integer, real = decimal_shapes(precision, scale)
         return of.give(integers=("keep", integer), reals=("shortest", real))
+    infinite = of.count("real-infinite")
+    misfit = Misfit(infinite, "infinite numbers", of.seen.samples.get("real-infinite", ())) if infinite else None
     texts = ("number", *NUMBERS[:3]) if of.count(*NUMBERS[:3]) else ("",)
-    return of.give(integers=("keep", "integer"), reals=("shortest", "real"), texts=texts)
+    blobs = ("digits", "digits-blob") if of.count("digits-blob") else ("",)
+    return of.give(integers=("keep", "integer"), reals=("shortest", "real"), texts=texts, blobs=blobs, misfit=misfit)
 
 
 def _booleans(of: _Readings) -> Fit:
@@ -223,8 +229,10 @@ def _texts(of: _Readings, length: int | None) -> Fit:
 
 
 def _bytes(of: _Readings) -> Fit:
-    integers = ("text", "integer") if of.seen.integers else ("",)
-    reals = ("text", "real") if of.seen.reals else ("",)
+    """Numbers become bytes, as the digits that SQLite prints, only where there are blobs or texts beside them."""
+    mixed = of.seen.blobs + of.seen.texts > 0
+    integers = ("text", "integer") if of.seen.integers and mixed else ("",)
+    reals = ("text", "real") if of.seen.reals and mixed else ("",)
     return of.give(blobs=("keep", "blob"), texts=("bytes", "text"), integers=integers, reals=reals)
 
 
@@ -240,10 +248,10 @@ def _jsons(of: _Readings) -> Fit:
         shown = of.seen.samples.get("json-escaped", ())
         misfit = Misfit(of.count(UNFIT_JSON), "JSON with \\u0000 or half of a surrogate pair", shown)
     blobs: tuple[str, ...] = ("",)
-    if of.count("jsonb-blob"):
+    if of.count("json-blob", "digits-blob"):
+        blobs = ("json", "json-blob", "digits-blob")
+    elif of.count("jsonb-blob"):
         blobs = ("jsonb", "jsonb-blob")
-    elif of.count("json-blob"):
-        blobs = ("json", "json-blob")
     integers = ("keep", "integer") if of.seen.integers else ("",)
     reals = ("keep", "real") if of.seen.reals else ("",)
     texts = ("json", "json", "json-escaped")
@@ -262,8 +270,9 @@ def _times(of: _Readings, name: str) -> Fit:
         "timestamptz": ("iso-date", "iso-naive", "iso-naive-fine", "iso-zoned", "iso-zoned-fine"),
     }[name]
     integers, reals = _integer_times(of, name), _real_times(of, name)
-    fine = name != "date" and of.count("iso-naive-fine", "iso-zoned-fine") > 0
-    return of.give(integers=integers, reals=reals, texts=("iso", *texts), rounded=fine)
+    fine = of.count("iso-naive-fine", "iso-zoned-fine", "real-epoch-s-fine") > 0
+    rounded = name != "date" and (fine or reals[0] == "apple-s" or (bool(reals[0]) and of.asked.reading != ""))
+    return of.give(integers=integers, reals=reals, texts=("iso", *texts), rounded=rounded)
 
 
 def _integer_times(of: _Readings, name: str) -> tuple[str, ...]:
@@ -275,10 +284,14 @@ def _integer_times(of: _Readings, name: str) -> tuple[str, ...]:
         every = reading in ("by-size", "yyyymmdd")
         shapes = ("yyyymmdd",) if reading == "yyyymmdd" else tuple(f"epoch-{unit}" for unit in _UNITS)
         return (reading, *shapes) if every else (reading, "integer") if _in_span(of, reading) else (reading,)
-    if name == "date":
+    if name == "date" and (of.count("yyyymmdd") or not of.asked.chosen):
         return ("yyyymmdd", "yyyymmdd") if of.count("yyyymmdd") else ("",)
+    if name == "timestamp" and not of.asked.chosen:
+        return ("",)
     units = [unit for unit in _UNITS if of.count(f"epoch-{unit}")]
-    if name == "timestamp" or not units:
+    if of.count("webkit-us"):
+        return ("webkit-us", "webkit-us")
+    if not units:
         return ("",)
     if len(units) == 1:
         return (units[0], f"epoch-{units[0]}", "zero")
@@ -286,23 +299,27 @@ def _integer_times(of: _Readings, name: str) -> tuple[str, ...]:
 
 
 def _in_span(of: _Readings, reading: str) -> bool:
-    """Whether numbers read that way are times that PostgreSQL holds."""
+    """Whether numbers read that way are times of the years 1 to 9999."""
     least, greatest = of.seen.least, of.seen.greatest
     if least is None or greatest is None:
         return True
     if reading in ("days", "julian"):
         return least >= -2_440_588 and greatest <= 106_000_000
     per = {"ms": 10**3, "us": 10**6, "webkit-us": 10**6, "ns": 10**9}.get(reading, 1)
-    return _SECONDS[0] * per <= least and greatest <= (_SECONDS[1] - 10**9) * per
+    shift = {"webkit-us": -WEBKIT_SECONDS, "apple-s": APPLE_SECONDS}.get(reading, 0)
+    return (FIRST_SECOND - shift) * per <= least and greatest <= (LAST_SECOND - shift) * per
 
 
 def _real_times(of: _Readings, name: str) -> tuple[str, ...]:
-    if not of.seen.reals or name != "timestamptz":
+    if not of.seen.reals or not (name == "timestamptz" or of.asked.chosen):
         return ("",)
     if of.asked.reading in _REAL_READINGS:
         return (of.asked.reading, "real") if not of.count("real-infinite") else ("",)
-    kinds = [label for label in REAL_TIMES if of.count(label)]
-    return (_REAL_TIMES[kinds[0]], kinds[0]) if len(kinds) == 1 else ("",)
+    readings = {_REAL_TIMES[label] for label in REAL_TIMES if of.count(label)}
+    if len(readings) != 1:
+        return ("",)
+    (reading,) = readings
+    return (reading, *(label for label in REAL_TIMES if _REAL_TIMES[label] == reading))
 
 
 def _clock(of: _Readings) -> Fit:

@@ -213,6 +213,12 @@ def _better_auth(table: SourceTable, column: SourceColumn) -> Hint | None:
     return None
 
 
+def _core_data(_table: SourceTable, column: SourceColumn) -> Hint | None:
+    if wish(column.declared).word == "TIMESTAMP":
+        return Hint("timestamptz", "Core Data stores times as seconds since 2001", sure=True, reading="apple-s")
+    return None
+
+
 def _none(_table: SourceTable, _column: SourceColumn) -> Hint | None:
     return None
 
@@ -231,5 +237,6 @@ MAPPERS: tuple[Mapper, ...] = (
         _none,
         "It stores times as milliseconds, or as text where a default fired.",
     ),
+    Mapper("Core Data", ("Z_METADATA",), _core_data, "It stores times as seconds since 2001."),
     Mapper("PocketBase", ("_collections",), _none, "It stores times as text in UTC, and empty text for none."),
 )

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from dbscale.drivers.source import Reader, Value
 from dbscale.errors import SourceError
 from dbscale.migrate.model import ColumnProfile, SourceTable, TableProfile
-from dbscale.migrate.shapes import StorageClass, shape
+from dbscale.migrate.shapes import EXACT, SHAPES, StorageClass, shape
 from dbscale.schema import quote
 
 CLASSES: tuple[StorageClass, ...] = ("integer", "real", "text", "blob")
@@ -26,14 +27,22 @@ DUPLICATE_KEYS = "json-duplicate-keys"
 """Asked like a shape: JSON texts in which an object has a key twice."""
 LONGEST = "longest"
 """Asked like a shape: fills `ColumnProfile.longest`."""
+INEXACT = "inexact"
+"""Asked like a shape: integers that are no double; counted besides the shapes."""
 UNFIT_JSON = "json-unfit"
 """Counted with `json-escaped`: those that jsonb refuses (\\u0000, half of a surrogate pair)."""
-_MEASURES = (UTF8_BLOB, DUPLICATE_KEYS, LONGEST)
+COLLISIONS = "collisions"
+"""Asked like a shape: how many values are another value again once all are text (1 and '1'), for keys."""
+UUID_COLLISIONS = "uuid-collisions"
+"""Asked like a shape: how many values are another value again once all are UUIDs (A0… and a0…), for keys."""
+_MEASURES = (COLLISIONS, UUID_COLLISIONS, UTF8_BLOB, DUPLICATE_KEYS, LONGEST, INEXACT)
 _SNIFF = 200
 _AGGREGATES = 900
 """A SELECT: a libSQL server and SQLite take 2000 result columns; registers and SQL length stay small at half."""
 _PAIRED = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|[^u])")
 _UNFIT = re.compile(r"\\u(?:0000|[dD][89a-fA-F][0-9a-fA-F]{2})")
+_AS_TEXT = "CAST({x} AS TEXT) COLLATE BINARY"
+_AS_UUID = "CASE typeof({x}) WHEN 'blob' THEN hex({x}) ELSE upper(replace(trim({x},'{}'),'-','')) END"
 _DUPLICATES = "EXISTS (SELECT 1 FROM json_tree({x}) WHERE key IS NOT NULL GROUP BY parent, key HAVING count(*) > 1)"
 
 
@@ -70,7 +79,7 @@ def table_bytes(reader: Reader, table: SourceTable) -> int:
     if reader.library == (0, 0, 0):
         return 0
     try:
-        rows = reader.rows("SELECT pgsize FROM dbstat WHERE name = ? AND aggregate", (table.name,))
+        rows = reader.rows("SELECT pgsize FROM dbstat WHERE name = ? AND aggregate = 1", (table.name,))
         return next((size for (size,) in rows if isinstance(size, int)), 0)
     except SourceError:
         return 0
@@ -94,13 +103,21 @@ class _Column:
         if label in CLASSES:
             return f"typeof({self.x})='{label}'" + (f" AND instr({self.x},char(0))=0" if label == "text" else "")
         asked = self.shapes[label]
-        clean = f"instr({self.x},char(0))=0 AND " if asked.storage == "text" else ""
-        return f"(typeof({self.x})='{asked.storage}' AND {clean}{asked.sql.replace('{x}', self.x)})"
+        if asked.storage != "text":
+            return f"(typeof({self.x})='{asked.storage}' AND {asked.sql.replace('{x}', self.x)})"
+        # The sign keeps a column's NUMERIC affinity from making numbers of the strings it is compared with.
+        sql = asked.sql.replace("{x}", f"+{self.x}")
+        return f"(typeof({self.x})='text' AND instr({self.x},char(0))=0 AND {sql})"
 
     def label(self) -> str:
         """SQL for the position of a value's label in `labels`; NULL for NULL."""
         arms = " ".join(f"WHEN {self.condition(label)} THEN {at}" for at, label in enumerate(self.labels))
         return f"CASE WHEN {self.x} IS NULL THEN NULL {arms} END"
+
+    def is_odd(self, label: str) -> bool:
+        """Whether a label is one to show samples of, though it is all that there is: none of the shapes hoped for."""
+        first = next((name for name in self.shapes if self.shapes[name].storage == self.storage(label)), label)
+        return label != first
 
     def storage(self, label: str) -> str:
         """The storage class of the values with a label."""
@@ -118,9 +135,9 @@ def _names(table: SourceTable) -> list[str]:
     return [column.name for column in table.columns]
 
 
-def _sniff(reader: Reader, table: SourceTable, columns: Sequence[_Column]) -> dict[str, str]:
-    """The commonest label of each column in the first rows, by which the first scan is made."""
-    expected: dict[str, str] = {}
+def _sniff(reader: Reader, table: SourceTable, columns: Sequence[_Column]) -> dict[str, tuple[str, ...]]:
+    """What the first rows hold: for each column the commonest label of each storage class that was seen."""
+    expected: dict[str, tuple[str, ...]] = {}
     for some in _portions(columns, 40):
         counts = {column.name: [0] * len(column.labels) for column in some}
         labels = ", ".join(column.label() for column in some)
@@ -129,37 +146,56 @@ def _sniff(reader: Reader, table: SourceTable, columns: Sequence[_Column]) -> di
                 if isinstance(at, int):
                     counts[column.name][at] += 1
         for column in some:
-            tally = counts[column.name]
-            best = max(range(len(tally)), key=tally.__getitem__)
-            expected[column.name] = column.labels[best] if tally[best] else column.labels[-2]
+            tally = dict(zip(column.labels, counts[column.name], strict=True))
+            seen = sorted((label for label in tally if tally[label]), key=tally.__getitem__)
+            best = {column.storage(label): label for label in seen}
+            if any("-fits-" in label for label in seen):
+                # 12.50 is stored as a real number and 12.00 as an integer: one does not come without the other
+                best |= {column.storage(label): label for label in column.labels if "-fits-" in label}
+            expected[column.name] = tuple(best.values()) or (column.labels[-2],)
     return expected
 
 
 def _first_scan(
-    reader: Reader, table: SourceTable, columns: Sequence[_Column], expected: Mapping[str, str]
+    reader: Reader, table: SourceTable, columns: Sequence[_Column], expected: Mapping[str, tuple[str, ...]]
 ) -> tuple[int, dict[str, ColumnProfile]]:
     """The number of rows, and the profiles of the columns that hold only what is expected of them."""
     found: dict[str, ColumnProfile] = {}
     rows = 0
-    for some in _portions(columns, _AGGREGATES // 5) or [[]]:
-        terms = ["count(*)"]
-        for column in some:
-            label, x = expected[column.name], column.x
-            kind = column.storage(label)
-            least, greatest = (f"min({x})", f"max({x})") if kind in ("integer", "real") else ("NULL", "NULL")
-            widest = f"max(length(CAST({x} AS BLOB)))" if kind == "text" else "NULL"
-            widest = f"max(length({x}))" if kind == "blob" else widest
-            terms += [f"count({x})", f"total({column.condition(label)})", least, greatest, widest]
-        (counts,) = reader.rows(f"SELECT {', '.join(terms)} FROM {quote(table.name)}")
-        rows = _int(counts[0])
-        for at, column in enumerate(some):
-            values, good, least_, greatest_, widest_ = counts[1 + 5 * at : 6 + 5 * at]
-            label = expected[column.name]
-            if _int(values) == _int(good):
-                found[column.name] = _profile(
-                    column, {label: _int(values)}, rows, (_number(least_), _number(greatest_)), _int(widest_)
-                )
+    for some in _portions(columns, _AGGREGATES // 8) or [[]]:
+        terms = [_first_terms(column, expected[column.name]) for column in some]
+        every = ["count(*)", *(sql for own in terms for sql in own.values())]
+        (row,) = reader.rows(f"SELECT {', '.join(every)} FROM {quote(table.name)}")
+        values = iter(row)
+        rows = _int(next(values))
+        for column, own in zip(some, terms, strict=True):
+            seen = dict(zip(own, islice(values, len(own)), strict=True))
+            counts = {label: _int(seen[label]) for label in expected[column.name]}
+            if sum(counts.values()) == _int(seen["values"]):
+                shown = {
+                    label: samples(reader, table, column.name, column.condition(label))
+                    for label in counts
+                    if counts[label] and column.is_odd(label)
+                }
+                found[column.name] = _profile(column, counts, rows, seen, shown)
     return rows, found
+
+
+def _first_terms(column: _Column, expected: Sequence[str]) -> dict[str, str]:
+    """The aggregates over one column, by what they tell: counts by label, and the measures that make sense.
+
+    AND and OR evaluate both sides where a value is asked for, and only what is needed in a WHEN.
+    """
+    x, classes = column.x, {column.storage(label) for label in expected}
+    terms = {"values": f"count({x})"}
+    terms |= {label: f"count(CASE WHEN {column.condition(label)} THEN 1 END)" for label in expected}
+    if classes & {"text", "blob"}:
+        terms["widest"] = f"max(length({x}))" if classes == {"blob"} else f"max(length(CAST({x} AS BLOB)))"
+    elif column.shapes:
+        terms |= {"least": f"min({x})", "greatest": f"max({x})"}
+    if LONGEST in column.measures and "text" in classes:
+        terms["longest"] = f"max(CASE WHEN typeof({x})='text' THEN length({x}) END)"
+    return terms
 
 
 def _second_scan(reader: Reader, table: SourceTable, columns: Sequence[_Column]) -> dict[str, ColumnProfile]:
@@ -171,22 +207,22 @@ def _second_scan(reader: Reader, table: SourceTable, columns: Sequence[_Column])
         for at, column in enumerate(some):
             terms += [f"total(l{at}={label})" for label in range(len(column.labels))]
             number = f"CASE WHEN typeof(v{at}) IN ('integer','real') THEN v{at} END"
-            terms += [f"min({number})", f"max({number})", f"max(length(CAST(v{at} AS BLOB)))"]
+            longest = f"max(CASE WHEN typeof(v{at})='text' THEN length(v{at}) END)"
+            terms += [f"min({number})", f"max({number})", f"max(length(CAST(v{at} AS BLOB)))", longest]
         # LIMIT keeps SQLite from merging the two SELECTs, which would label a value once for every count.
         inner = f"SELECT {labels} FROM {quote(table.name)} LIMIT -1"
         (row,) = reader.rows(f"SELECT {', '.join(terms)} FROM ({inner})")
-        numbers = iter(row)
-        rows = _int(next(numbers))
+        values = iter(row)
+        rows = _int(next(values))
         for column in some:
-            counts = dict(zip(column.labels, map(_int, islice(numbers, len(column.labels))), strict=True))
-            least, greatest, widest = islice(numbers, 3)
+            counts = dict(zip(column.labels, map(_int, islice(values, len(column.labels))), strict=True))
+            seen = dict(zip(("least", "greatest", "widest", "longest"), islice(values, 4), strict=True))
             shown = {
                 label: samples(reader, table, column.name, f"{column.label()}={at}")
                 for at, label in enumerate(column.labels)
                 if counts[label]
             }
-            ends = (_number(least), _number(greatest))
-            found[column.name] = _profile(column, counts, rows, ends, _int(widest), shown=shown)
+            found[column.name] = _profile(column, counts, rows, seen, shown)
     return found
 
 
@@ -194,38 +230,43 @@ def _profile(
     column: _Column,
     counts: Mapping[str, int],
     rows: int,
-    ends: tuple[int | float | None, int | float | None],
-    widest: int,
-    *,
-    shown: Mapping[str, tuple[str, ...]] | None = None,
+    seen: Mapping[str, Value],
+    shown: Mapping[str, tuple[str, ...]],
 ) -> ColumnProfile:
-    by_class = dict.fromkeys(CLASSES, 0)
+    by_class: dict[str, int] = dict.fromkeys(CLASSES, 0)
     for label, count in counts.items():
-        by_class[column.storage(label)] += count  # type: ignore[index]
+        by_class[column.storage(label)] += count
     return ColumnProfile(
         nulls=rows - sum(by_class.values()),
         integers=by_class["integer"],
         reals=by_class["real"],
         texts=by_class["text"],
         blobs=by_class["blob"],
-        least=ends[0],
-        greatest=ends[1],
-        widest=widest or (8 if by_class["integer"] + by_class["real"] else 0),
+        least=_number(seen.get("least")),
+        greatest=_number(seen.get("greatest")),
+        longest=_int(seen.get("longest")),
+        widest=_int(seen.get("widest")) or (8 if by_class["integer"] + by_class["real"] else 0),
         empty=counts.get("empty", 0),
         nul=counts.get(NUL, 0),
         shapes={label: counts.get(label, 0) for label in column.shapes},
-        samples=dict(shown or {}),
+        samples=dict(shown),
     )
 
 
 def _measured(reader: Reader, table: SourceTable, column: _Column, seen: ColumnProfile) -> ColumnProfile:
     """The profile with what was asked for beyond shapes, each only where there is something to measure."""
     shapes = dict(seen.shapes)
-    longest = seen.longest
     x, source = column.x, quote(table.name)
-    if LONGEST in column.measures and seen.texts:
-        ((value,),) = reader.rows(f"SELECT max(length({x})) FROM {source} WHERE typeof({x})='text'")
-        longest = _int(value)
+    if INEXACT in column.measures and seen.integers and _beyond(seen, EXACT):
+        ((value,),) = reader.rows(
+            f"SELECT total({SHAPES[INEXACT].sql.replace('{x}', x)}) FROM {source} WHERE typeof({x})='integer'"
+        )
+        shapes[INEXACT] = _int(value)
+    for measure, form in ((COLLISIONS, _AS_TEXT), (UUID_COLLISIONS, _AS_UUID)):
+        if measure in column.measures and (measure == UUID_COLLISIONS or _is_mixed(seen)):
+            distinct = f"count(DISTINCT {x} COLLATE BINARY) - count(DISTINCT {form.replace('{x}', x)})"
+            ((value,),) = reader.rows(f"SELECT {distinct} FROM {source}")
+            shapes[measure] = _int(value)
     if DUPLICATE_KEYS in column.measures and shapes.get("json", 0) + shapes.get("json-escaped", 0):
         valid = f"typeof({x})='text' AND json_valid({x}) AND {_DUPLICATES.replace('{x}', x)}"
         ((value,),) = reader.rows(f"SELECT count(*) FROM {source} WHERE {valid}")
@@ -236,10 +277,7 @@ def _measured(reader: Reader, table: SourceTable, column: _Column, seen: ColumnP
     if UTF8_BLOB in column.measures and seen.blobs:
         blobs = reader.rows(f"SELECT {x} FROM {source} WHERE typeof({x})='blob'")
         shapes[UTF8_BLOB] = sum(1 for (blob,) in blobs if isinstance(blob, bytes) and _is_text(blob))
-    if shapes == seen.shapes and longest == seen.longest:
-        return seen
-    fields = {name: getattr(seen, name) for name in seen.__dataclass_fields__}
-    return ColumnProfile(**(fields | {"shapes": shapes, "longest": longest}))
+    return replace(seen, shapes=shapes)
 
 
 def fits_jsonb(text: str) -> bool:
@@ -278,6 +316,15 @@ def _sample(row: Sequence[Value]) -> str:
     value, *key = (item.decode(errors="backslashreplace") if isinstance(item, bytes) else item for item in row)
     shown = repr(value) if isinstance(row[0], bytes) else str(value)
     return f"{', '.join(str(part) for part in key)}: {shown}" if key else shown
+
+
+def _is_mixed(seen: ColumnProfile) -> bool:
+    return sum(1 for count in (seen.integers, seen.reals, seen.texts, seen.blobs) if count) > 1
+
+
+def _beyond(seen: ColumnProfile, limit: int) -> bool:
+    """Whether a number may be larger than `limit`, either way."""
+    return max(abs(end) if end is not None else limit + 1 for end in (seen.least, seen.greatest)) > limit
 
 
 def _int(value: Value) -> int:

@@ -18,8 +18,12 @@ WINDOWS: dict[str, tuple[int, int]] = {
     "ns": (100_000_000_000_000_000, 4_000_000_000_000_000_000),
 }
 """Unix times from 1973 to 2096, by their unit, both ends included. They do not overlap, so `by-size` is sure."""
+WINDOWS_REAL = (1_000_000_000.0, 4_000_000_000.0)
+"""Seconds with a fraction from 2001 on: earlier ones look like seconds since 2001, as Apple counts them."""
 JULIAN = (1_700_000.0, 2_600_000.0)
 """Julian day numbers from about 59 BC to AD 2406."""
+WEBKIT = (12_600_000_000_000_000, 15_600_000_000_000_000)
+"""Microseconds since 1601, as WebKit counts them, from 2000 to 2095."""
 EXACT = 2**53
 """Up to here every integer is a double."""
 SMALL_BLOB = 65_536
@@ -33,36 +37,37 @@ class Shape:
     """A condition on `{x}`; never NULL for a value of the class."""
 
 
-_DAY = "({x}>'' AND substr({x},5,1)='-' AND substr({x},1,4)>'0000' AND julianday({x}) IS NOT NULL AND "
-_DAY += "(substr({x},9,2)<'29' OR date(substr({x},1,10),'+0 days')=substr({x},1,10)))"
-_CLOCK = "(length({x})>15 AND substr({x},11,1) IN (' ','T') AND substr({x},12,2) BETWEEN '00' AND '23' "
-_CLOCK += "AND rtrim({x})={x} AND substr({x},20,1) IN ('','.','Z','z','+','-')"
-_CLOCK += " AND substr({x},17,1) IN ('',':','Z','z','+','-'))"
-_ZONE = "(substr({x},-1) IN ('Z','z') OR substr({x},-6,1) IN ('+','-'))"
-_FINE = "(substr({x},20,1)='.' AND ltrim(substr({x},27),'0') GLOB '[1-9]*')"
-# Zones as PostgreSQL and strftime's %z write them, which SQLite's own functions do not read: +00, +0000.
-_SHORT_ZONE = (
-    "(({x} GLOB '*[0-9][+-][0-9][0-9]' AND substr({x},-2)<'15' AND length({x})>18) OR "
-    "({x} GLOB '*[0-9][+-][0-9][0-9][0-9][0-9]' AND substr({x},-4,2)<'15' AND substr({x},-2)<'60' AND length({x})>20))"
+_REAL = (  # a real day of years 1 to 9999 and an hour to 23, where SQLite itself takes day 31 of any month and hour 24
+    "julianday({x}) IS NOT NULL AND {x}>='0001' AND substr({x},12,2)<'24' AND "
+    "(substr({x},9,2)<'29' OR date(substr({x},1,10),'+0 days')=substr({x},1,10))"
 )
-_BARE = "substr({x},1,length({x})-CASE WHEN substr({x},-3,1) IN ('+','-') THEN 3 ELSE 5 END)"
+_MINUTE = "????-??-??[ T][0-2]?:??"
+_PLAIN = f"({{x}} GLOB '{_MINUTE}:??' OR {{x}} GLOB '{_MINUTE}')"
+_FRACTION = f"({{x}} GLOB '{_MINUTE}:??.*' AND substr({{x}},21) NOT GLOB '*[^0-9]*')"
+_FINE = "ltrim(substr({x},27),'0') GLOB '[1-9]*'"
+_ZONE = f"({{x}} GLOB '{_MINUTE}*[Zz]' OR {{x}} GLOB '{_MINUTE}*[+-]??:??') AND instr(substr({{x}},12),' ')=0"
+# Zones as PostgreSQL and strftime's %z write them, which SQLite's own functions do not read: +00, +0000.
+_SHORT_ZONES = (("[+-][01][0-9][0-5][0-9]", 5), ("[+-][01][0-9]", 3))
 
 
-def _with_short_zone(sql: str) -> str:
-    return f"({_SHORT_ZONE} AND {sql.replace('{x}', _BARE)} AND NOT {_ZONE.replace('{x}', _BARE)})"
+def _short_zone(fine: str) -> str:
+    forms = []
+    for zone, size in _SHORT_ZONES:
+        bare = f"substr({{x}},1,length({{x}})-{size})"
+        moment = " AND ".join((f"({_PLAIN} OR {_FRACTION})", _REAL, fine)).replace("{x}", bare)
+        forms.append(f"{{x}} GLOB '{_MINUTE}*{zone}' AND {moment}")
+    return " OR ".join(forms)
 
 
 def _zoned(fine: str) -> str:
-    head = f"{_DAY} AND {_CLOCK} AND {fine}"
-    return f"(({head} AND {_ZONE}) OR {_with_short_zone(head)})"
+    return f"({_ZONE} AND {_REAL} AND {fine} OR {_short_zone(fine)})"
 
 
-_NAIVE = f"({_DAY} AND {_CLOCK} AND NOT {_ZONE}"
 _HEX = "{x} NOT GLOB '*[^0-9a-fA-F]*'"
 _GROUPS = "{x} GLOB '????????-????-????-????-????????????' AND length(replace({x},'-',''))=32"
 _JSON_ESCAPE = "(instr({x},'\\u')>0 AND (instr({x},'\\u0000')>0 OR {x} GLOB '*\\u[dD][89a-fA-F]*'))"
 _UNSIGNED = "(CASE WHEN substr({x},1,1)='-' THEN substr({x},2) ELSE {x} END)"
-_DIGITS = f"({_UNSIGNED}<>'' AND {_UNSIGNED} NOT GLOB '*[^0-9]*' AND length({{x}})<1000)"
+_DIGITS = f"({_UNSIGNED} GLOB '[0-9]*' AND {_UNSIGNED} NOT GLOB '*[^0-9]*' AND length({{x}})<1000)"
 _INT64 = f"({_DIGITS} AND length({{x}})<21 AND CAST(CAST({{x}} AS INTEGER) AS TEXT)={{x}})"
 _DECIMAL = (
     f"({_UNSIGNED} GLOB '[0-9]*[0-9]' AND {_UNSIGNED} NOT GLOB '*[^0-9.]*' AND {_UNSIGNED} GLOB '*.*' "
@@ -77,16 +82,16 @@ def _between(ends: tuple[float, float]) -> str:
 
 SHAPES: dict[str, Shape] = {
     # Text. `iso-…`: YYYY-MM-DD[(space|T)HH:MM[:SS[.digits]][zone]], a real day of years 0001 to 9999, hours to 23.
-    "empty": Shape("text", "{x}=''"),
-    "iso-date": Shape("text", f"(length({{x}})=10 AND {_DAY})"),
-    "iso-naive": Shape("text", f"{_NAIVE} AND NOT {_FINE})"),
+    "empty": Shape("text", "length({x})=0"),
+    "iso-date": Shape("text", f"({{x}} GLOB '????-??-??' AND {_REAL})"),
+    "iso-naive": Shape("text", f"(({_PLAIN} OR {_FRACTION} AND NOT {_FINE}) AND {_REAL})"),
     "iso-zoned": Shape("text", _zoned(f"NOT {_FINE}")),
-    "iso-naive-fine": Shape("text", f"{_NAIVE} AND {_FINE})"),
+    "iso-naive-fine": Shape("text", f"({_FRACTION} AND {_FINE} AND {_REAL})"),
     "iso-zoned-fine": Shape("text", _zoned(_FINE)),
     "iso-time": Shape(
         "text",
-        "(length({x}) BETWEEN 5 AND 15 AND substr({x},3,1)=':' AND substr({x},1,2)<'24' AND rtrim({x})={x} AND "
-        "{x} NOT GLOB '*[^0-9:.]*' AND julianday({x}) IS NOT NULL)",
+        "(({x} GLOB '[0-2]?:??' OR {x} GLOB '[0-2]?:??:??' OR {x} GLOB '[0-2]?:??:??.*') AND length({x})<16 AND "
+        "{x}<'24' AND {x} NOT GLOB '*[^0-9:.]*' AND julianday({x}) IS NOT NULL)",
     ),
     "zero-date": Shape("text", "{x} GLOB '0000-00-00*'"),
     "bool-text": Shape("text", "lower({x}) IN ('0','1','t','f','true','false','y','n','yes','no','on','off')"),
@@ -97,8 +102,8 @@ SHAPES: dict[str, Shape] = {
         "(length({x})=38 AND {x} GLOB '{????????-????-????-????-????????????}' AND "
         "length(replace({x},'-',''))=34 AND substr({x},2,36) NOT GLOB '*[^0-9a-fA-F-]*')",
     ),
-    "json": Shape("text", f"({{x}}<>'' AND json_valid({{x}}) AND NOT {_JSON_ESCAPE})"),
-    "json-escaped": Shape("text", f"({{x}}<>'' AND json_valid({{x}}) AND {_JSON_ESCAPE})"),
+    "json": Shape("text", f"(length({{x}})>0 AND json_valid({{x}}) AND NOT {_JSON_ESCAPE})"),
+    "json-escaped": Shape("text", f"(length({{x}})>0 AND json_valid({{x}}) AND {_JSON_ESCAPE})"),
     "integer-text": Shape("text", _INT64),
     "digits-text": Shape("text", _DIGITS),
     "decimal-text": Shape("text", _DECIMAL),
@@ -111,19 +116,21 @@ SHAPES: dict[str, Shape] = {
         "({x} BETWEEN 10000101 AND 99991231 AND date(printf('%d-%02d-%02d',{x}/10000,{x}/100%100,{x}%100),'+0 days')"
         "=printf('%d-%02d-%02d',{x}/10000,{x}/100%100,{x}%100))",
     ),
-    "webkit-us": Shape("integer", "{x} BETWEEN 12600000000000000 AND 15600000000000000"),
+    "webkit-us": Shape("integer", _between(WEBKIT)),
     "inexact": Shape("integer", f"{{x}} NOT BETWEEN -{EXACT} AND {EXACT} AND CAST({{x}} AS REAL)<>{{x}}"),
     # Reals.
     "real-infinite": Shape("real", "{x} IN (9e999,-9e999)"),
     "real-huge": Shape("real", "({x} >= 9223372036854775808.0 OR {x} < -9223372036854775808.0)"),
     "real-whole": Shape("real", "{x}=CAST({x} AS INTEGER)"),
     "real-julian": Shape("real", _between(JULIAN)),
-    "real-epoch-s": Shape("real", _between(WINDOWS["s"])),
-    "real-epoch-ms": Shape("real", _between(WINDOWS["ms"])),
+    "real-epoch-s": Shape("real", f"({_between(WINDOWS_REAL)} AND round({{x}},6)={{x}})"),
+    "real-epoch-s-fine": Shape("real", _between(WINDOWS_REAL)),
     # Blobs.
     "uuid-blob": Shape("blob", "length({x})=16"),
     "digits-blob": Shape(
-        "blob", f"(length({{x}}) BETWEEN 1 AND 999 AND instr({{x}},x'00')=0 AND {_DIGITS.replace('{x}', _TEXT)})"
+        "blob",
+        f"(length({{x}}) BETWEEN 1 AND 999 AND instr({{x}},x'00')=0 AND "
+        f"{_DIGITS.replace('{x}', _TEXT)} AND json_valid({_TEXT}))",
     ),
     "json-blob": Shape(
         "blob",
@@ -137,8 +144,9 @@ SHAPES: dict[str, Shape] = {
 DATES = ("iso-naive", "iso-zoned", "iso-date", "iso-naive-fine", "iso-zoned-fine", "zero-date", "empty")
 UUIDS = ("uuid36", "uuid32", "uuid-braces", "empty")
 NUMBERS = ("integer-text", "digits-text", "decimal-text", "empty")
-EPOCHS = ("epoch-s", "epoch-ms", "epoch-us", "epoch-ns", "yyyymmdd", "zero")
-REAL_TIMES = ("real-julian", "real-epoch-s", "real-epoch-ms")
+EPOCHS = ("epoch-s", "epoch-ms", "epoch-us", "epoch-ns", "webkit-us", "yyyymmdd", "zero")
+BLOBS = ("digits-blob", "json-blob", "jsonb-blob")
+REAL_TIMES = ("real-epoch-s", "real-epoch-s-fine", "real-julian")
 
 
 def decimal_shapes(precision: int, scale: int) -> tuple[str, str]:

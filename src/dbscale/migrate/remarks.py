@@ -1,0 +1,227 @@
+"""What there is to say about a column's type: the findings of `types.py`, each with what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dbscale.errors import Finding, Level
+from dbscale.migrate.affinity import wish
+from dbscale.migrate.fit import Asked, Misfit, base, fit
+from dbscale.migrate.model import Choice, ColumnProfile, SourceColumn, SourceTable
+from dbscale.migrate.orm import Hint
+from dbscale.migrate.profile import COLLISIONS, DUPLICATE_KEYS, NUL, UUID_COLLISIONS
+
+FINE = ("iso-naive-fine", "iso-zoned-fine", "real-epoch-s-fine")
+_UNREADABLE = {
+    "real": "text-in-real",
+    "decimal": "text-in-decimal",
+    "boolean": "not-boolean",
+    "time": "not-a-time",
+    "uuid": "not-uuid",
+    "json": "not-json",
+    "vector": "not-a-vector",
+    "text": "blob-in-text",
+}
+_READINGS = {
+    "s": "seconds since 1970",
+    "ms": "milliseconds since 1970",
+    "us": "microseconds since 1970",
+    "ns": "nanoseconds since 1970",
+    "webkit-us": "microseconds since 1601",
+    "apple-s": "seconds since 2001",
+    "yyyymmdd": "dates written as numbers",
+    "julian": "Julian days, to the millisecond",
+    "by-size": "seconds to nanoseconds since 1970, each by its size",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One column, with all that is known of it."""
+
+    table: SourceTable
+    column: SourceColumn
+    seen: ColumnProfile
+    hint: Hint | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.table.name, self.column.name
+
+    def choose(self, type_: str) -> str:
+        """The line for dbscale.toml that chooses a type."""
+        return f'[migrate.types] "{".".join(self.key)}" = "{type_}"'
+
+    def finding(self, code: str, says: str, try_: str = "", level: Level = "note") -> Finding:
+        where = ".".join(self.key)
+        return Finding(code=code, where=where, says=says, try_=try_, level=level, original=self.column.declared)
+
+    def count(self, *shapes: str) -> int:
+        return sum(self.seen.shapes.get(name, 0) for name in shapes)
+
+    def shown(self, *labels: str) -> str:
+        """A few values of these shapes, in brackets; empty where there are none."""
+        values = [value for label in labels for value in self.seen.samples.get(label, ())][:3]
+        return f" ({'; '.join(values)})" if values else ""
+
+
+def misfit(at: Place, meant: str, kept: str, what: Misfit) -> Finding:
+    """Values that do not fit what was declared, for which the column is kept as another type."""
+    kind = wish(at.column.declared).kind
+    numbers = what.what in ("integer", "real number")
+    if what.what == "text" and at.seen.empty == what.count:
+        says = f"{what.count} of {at.seen.values} values are empty text, which is no {meant}: kept as {kept}"
+        try_ = f"to load them as NULL: {at.choose(f'{meant}, empty as null')}"
+        return at.finding("empty-text", says, try_, "behaviour")
+    if kind == "integer":
+        code = "text-in-integer" if what.what == "text" else "real-in-integer"
+        code = "integer-beyond-64-bits" if at.count("real-huge") else code
+    elif kind in ("timestamp", "date"):
+        code = "ambiguous-epoch" if numbers else "not-a-time"
+    else:
+        code = _UNREADABLE.get(kind, "mixed-storage")
+    if what.what == "blob" and kind != "text":
+        code = "mixed-storage"
+    shown = f" ({'; '.join(what.samples)})" if what.samples else ""
+    says = f"{what.count} of {at.seen.values} values are {what.what}, no {meant}{shown}: kept as {kept}"
+    if code == "integer-beyond-64-bits":
+        says += "; SQLite itself has kept 15 to 17 of their digits"
+    try_ = "mend the values in the source, or keep the type: it holds them all"
+    if code == "ambiguous-epoch":
+        try_ = f"if you know how to read them, say so: {at.choose('timestamptz from s')} (or ms, us, julian, apple-s …)"
+    return at.finding(code, says, try_, "behaviour")
+
+
+def widened(at: Place, meant: str, kept: str, what: Misfit | None) -> Finding:
+    """The declared type in a wider form: DECIMAL(10,2) as numeric, VARCHAR(3) as text, DATE as timestamp."""
+    kind = wish(at.column.declared).kind
+    if kind == "decimal":
+        count = what.count if what else 0
+        shown = f" ({'; '.join(what.samples)})" if what and what.samples else ""
+        says = f"{count} of {at.seen.values} values are not exact in {meant}{shown}: kept as {kept}"
+        return at.finding("decimal-rounding", says, "round them in the source to have the declared type", "behaviour")
+    if kind == "text":
+        says = f"the longest text has {at.seen.longest} characters, {at.column.declared} means fewer: kept as {kept}"
+        return at.finding("longer-than-declared", says, "shorten them in the source to have the limit", "behaviour")
+    if kind == "json":
+        says = f"{at.count(DUPLICATE_KEYS)} values have a key twice in an object, and jsonb keeps the last one alone"
+        if not at.count(DUPLICATE_KEYS):
+            says = f"{what.count if what else 0} values are {what.what if what else 'JSON'}, which jsonb refuses"
+        return at.finding("json-not-jsonb", f"{says}: kept as json", at.choose("jsonb"), "behaviour")
+    says = f"the values have a time of day, which a date would lose: {kept}"
+    return at.finding("date-with-time", says, level="behaviour")
+
+
+def mixed(at: Place, choice: Choice) -> list[Finding]:
+    """A column without a telling declaration that holds values of several classes."""
+    seen = at.seen
+    classes = sum(1 for count in (seen.integers + seen.reals, seen.texts, seen.blobs) if count)
+    if classes < 2:
+        return []
+    says = f"it holds {counts(seen)}: kept as {choice.type}"
+    return [at.finding("mixed-storage", says, "make them alike in the source for a narrower type", "behaviour")]
+
+
+def counts(seen: ColumnProfile) -> str:
+    """`3 integers, 1 texts`."""
+    classes = (("integers", seen.integers), ("reals", seen.reals), ("texts", seen.texts), ("blobs", seen.blobs))
+    return ", ".join(f"{count} {name}" for name, count in classes if count)
+
+
+def about(at: Place, choice: Choice) -> list[Finding]:
+    """What a conversion that covers every value changes all the same, and what PostgreSQL will treat differently."""
+    return [*_about_times(at, choice), *_about_classes(at, choice), *_about_keys(at, choice)]
+
+
+def _about_times(at: Place, choice: Choice) -> list[Finding]:
+    found: list[Finding] = []
+    conversion, seen = choice.conversion, at.seen
+    fine = at.count(*FINE)
+    if conversion.rounded and fine:
+        says = f"{fine} values are finer than a microsecond, and are rounded to it{at.shown(*FINE)}"
+        found.append(at.finding("time-rounded", says, f"to keep them: {at.choose('text')}", "data"))
+    naive = at.count("iso-naive", "iso-naive-fine", "iso-date")
+    other = seen.integers + seen.reals + at.count("iso-zoned", "iso-zoned-fine")
+    if choice.type == "timestamptz" and naive and other:
+        says = f"{naive} times have no offset, {other} have one or are epochs: those without are taken as UTC"
+        found.append(at.finding("naive-as-utc", says, level="behaviour"))
+    numbers = (conversion.integers, seen.integers, "integers"), (conversion.reals, seen.reals, "real numbers")
+    for reading, count, noun in numbers:
+        if count and reading in _READINGS:
+            says = f"{count} {noun} are read as {_READINGS[reading]} (all numbers: {seen.least} to {seen.greatest})"
+            kept = "bigint" if not seen.texts + seen.reals else "text"
+            found.append(at.finding("epoch-as-time", says, f"to keep them: {at.choose(kept)}"))
+    return found
+
+
+def _about_classes(at: Place, choice: Choice) -> list[Finding]:
+    seen, name = at.seen, base(choice.type)[0]
+    kind = wish(at.column.declared).kind
+    if kind == "blob" and name == "bytea" and seen.values > seen.blobs:
+        says = f"it holds {counts(seen)}: all become bytes, as SQLite prints them"
+        return [at.finding("text-in-blob", says, "if all are text: " + at.choose("text"), "behaviour")]
+    if kind == "text" and name in ("text", "varchar") and seen.blobs:
+        says = f"{seen.blobs} of {seen.values} values are stored as blobs; all are UTF-8, and become text"
+        return [at.finding("blob-in-text", says, "to keep them: " + at.choose("bytea"), "behaviour")]
+    if kind == "text" and name in ("text", "varchar") and seen.integers + seen.reals:
+        says = (
+            f"{seen.integers + seen.reals} of {seen.values} values are stored as numbers, since SQLite reads "
+            f"{at.column.declared} as NUMERIC: zeros in front were lost on the way in"
+        )
+        return [at.finding("number-in-text", says)]
+    return []
+
+
+def _about_keys(at: Place, choice: Choice) -> list[Finding]:
+    """Keys that are different in SQLite and equal after conversion."""
+    name = base(choice.type)[0]
+    measure = UUID_COLLISIONS if name == "uuid" else COLLISIONS
+    alike = at.count(measure) if name in ("uuid", "text", "varchar", "bytea") else 0
+    if not alike:
+        return []
+    says = f"{alike} values that differ in SQLite are equal as {choice.type}, and this column is a key"
+    try_ = "make them differ in the source, or choose another type"
+    return [at.finding("keys-collide", says, try_, "blocker")]
+
+
+def suggestions(at: Place, choice: Choice) -> list[Finding]:
+    """What the column could be, where every value would fit and only the user can know."""
+    if not at.seen.values:
+        return []
+    hinted = [(at.hint.type, at.hint.reading, at.hint.evidence)] if at.hint and not at.hint.sure else []
+    if choice.type == "bytea" and at.seen.values == at.seen.blobs:
+        own = "all blobs are of that form"
+        hinted += [("numeric", "", own)] if at.count("digits-blob") else [("jsonb", "", own)]
+    for type_, reading, why in hinted:
+        if base(type_)[0] == base(choice.type)[0] or (type_ == "boolean" and at.seen.values < 2):
+            continue
+        own_fit = fit(Asked(type_, reading, chosen=True), at.seen)
+        if own_fit.misfit or own_fit.conversion.integers == "by-size":
+            continue
+        numbers = own_fit.conversion.integers if at.seen.integers else own_fit.conversion.reals
+        line = f"{type_} from {numbers}" if numbers in _READINGS else type_
+        says = f"all {at.seen.values} values could be {type_}: {why}"
+        return [at.finding("type-suggested", says, at.choose(line))]
+    return []
+
+
+def unfit_override(at: Place, asked: Asked, what: Misfit, *, quarantine: bool) -> Finding:
+    """Values that do not become the type that the user chose."""
+    shown = f" ({'; '.join(what.samples)})" if what.samples else ""
+    says = f"{what.count} of {at.seen.values} values are {what.what} that is no {asked.type}{shown}"
+    try_ = (
+        "they go to the quarantine table" if quarantine else "mend them in the source, or add --on-bad-row quarantine"
+    )
+    return at.finding("type-does-not-fit", says, try_, "data" if quarantine else "blocker")
+
+
+def nul(at: Place, policy: str) -> Finding:
+    """Text with a NUL character, and what becomes of it."""
+    says = f"{at.seen.nul} texts have a NUL character, which PostgreSQL's text cannot hold{at.shown(NUL)}"
+    try_ = {
+        "stop": "choose what becomes of it: --on-invalid-text replace, bytea or quarantine",
+        "replace": "U+FFFD takes its place",
+        "bytea": "the column becomes bytea",
+        "quarantine": "the rows go to the quarantine table",
+    }[policy]
+    return at.finding("nul-in-text", says, try_, "blocker" if policy == "stop" else "data")
