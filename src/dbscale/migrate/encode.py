@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from dbscale.drivers.source import Reader, Value
+from dbscale.drivers.source import Reader, TooLarge, Value
+from dbscale.errors import SourceError
 from dbscale.migrate import cells, convert
 from dbscale.migrate.convert import Refusal
 from dbscale.plan import Load, LoadColumn
@@ -117,6 +118,10 @@ class Encoder:
         for row in self._raw(reader, batch):
             yield row, self._written([row], batch.first, batch.last)
 
+    def stored(self, reader: Reader, first: int, last: int) -> Iterator[Row]:
+        """The rows from `first` to `last` (rowids, or places in the pass) as they are stored."""
+        return self._raw(reader, Batch(data=b"", rows=0, first=first, last=last))
+
     def refused(self, row: Row, reason: str, column: str = "") -> Refused:
         """What to record of a row that PostgreSQL refused; `column` is the target's, empty when it did not say."""
         place = next((i for i, entry in enumerate(self.load.columns) if entry.target == column), None)
@@ -157,27 +162,52 @@ class Encoder:
             f" FROM (SELECT {rowid} AS k, {self._row} AS r {among})"
         )
         first, last = _inclusive(part)
+        limit = self._most
         while first <= last:
-            most = self._fitting(reader, among, first, last)
-            data, rows, written, least, greatest = next(reader.rows(sql, (first, last, most)))
-            if not rows:
-                return
-            assert isinstance(least, int)  # noqa: S101 - rowids are integers
-            assert isinstance(greatest, int)  # noqa: S101
-            raw = data if isinstance(data, bytes) else b""
-            yield self._completed(reader, Batch(data=raw, rows=_int(written), first=least, last=greatest), _int(rows))
-            first = greatest + 1
+            most = min(limit, self._fitting(reader, among, first, last))
+            try:
+                data, rows, written, least, greatest = next(reader.rows(sql, (first, last, most)))
+                if not rows:
+                    return
+                raw = data if isinstance(data, bytes) else b""
+                place = Batch(data=raw, rows=_int(written), first=_int(least), last=_int(greatest))
+                batch = self._completed(reader, place, _int(rows))
+            except TooLarge:  # what SQL joins, or makes of one value, is above the source's limit
+                if most > 1:
+                    limit = most // 2
+                    continue
+                batch = self._alone(reader, first, last)
+            yield batch
+            first = _int(batch.last) + 1
+            limit = min(self._most, limit * 2)
 
-    def _fitting(self, reader: Reader, among: str, first: int, last: int) -> int:
-        """How many of the next rows one batch may take, so that wide values do not come many at a time."""
+    def _alone(self, reader: Reader, first: int, last: int) -> Batch:
+        """The next row, from its raw values."""
+        rowid = f"s.{quote(self.load.rowid)}"
+        found = reader.rows(f"SELECT min({rowid}) FROM {self._table} WHERE {rowid} BETWEEN ? AND ?", (first, last))
+        number = _int(next(found)[0])
+        place = Batch(data=b"", rows=0, first=number, last=number)
+        try:
+            return self._written(self._raw(reader, place), place.first, place.last)
+        except TooLarge as error:
+            raise SourceError(
+                f"the source does not give out row {number}: {error.says}",
+                where=self.load.table,
+                try_=error.try_ or "migrate from a copy of the database's file",
+            ) from error
+
+    def fitting(self, reader: Reader, among: str, parameters: tuple[int, int]) -> int:
+        """How many of the next rows one batch may take, so that wide values do not come many at a time.
+
+        `among` is what follows the SELECT list of a query over the table `AS s`, and ends in `LIMIT ?`.
+        """
         most = self._most
         if most * min(self.load.widest, WIDE) <= MEMORY:
             return most
         lengths = "+".join(f"min(ifnull({self._length(column)},0),{WIDE})" for column in self.load.columns)
         total = taken = 0
-        for (length,) in reader.rows(f"SELECT {lengths} {among}", (first, last, most)):
-            assert isinstance(length, int)  # noqa: S101
-            total += length
+        for (length,) in reader.rows(f"SELECT {lengths} {among}", (*parameters, most)):
+            total += _int(length)
             if total > MEMORY // 4 and taken:
                 break
             taken += 1
