@@ -148,18 +148,35 @@ def test_versions_agree() -> None:
 # The documentation
 
 
-def _codes() -> Iterator[tuple[str, str]]:
-    """Every code of a finding and section of an error that the sources name, and where."""
+def _takers() -> dict[str, int]:
+    """The functions that take a code, and its place among their arguments: `note(code, where, …)`."""
+    takers = {}
     for file in SOURCES:
         for node in ast.walk(tree(file)):
-            if isinstance(node, ast.keyword) and node.arg in ("code", "see") and isinstance(node.value, ast.Constant):
-                code = str(node.value.value).removeprefix("docs/errors.md#")
-                if re.fullmatch("[a-z0-9-]+", code):  # a server's own codes are capitals or words with _
-                    yield code, name(file)
+            if isinstance(node, ast.FunctionDef):
+                names = [argument.arg for argument in node.args.args if argument.arg not in ("self", "cls")]
+                if "code" in names:
+                    takers[node.name] = names.index("code")
+    return takers
+
+
+def _codes() -> Iterator[tuple[str, str]]:
+    """Every code of a finding and section of an error that the sources name, and where."""
+    takers = _takers()
+    for file in SOURCES:
+        for node in ast.walk(tree(file)):
+            values: list[ast.expr] = []
+            if isinstance(node, ast.keyword) and node.arg in ("code", "see"):
+                values = [node.value]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                called = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+                values = node.args[takers[called] : takers[called] + 1] if called in takers else []
             elif isinstance(node, ast.ClassDef) and file.name == "errors.py":
-                for statement in node.body:
-                    if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-                        yield str(statement.value.value), name(file)
+                values = [statement.value for statement in node.body if isinstance(statement, ast.Assign)]
+            for value in values:
+                text = value.value if isinstance(value, ast.Constant) else None
+                if isinstance(text, str) and re.fullmatch(r"(docs/errors\.md#)?[a-z][a-z0-9-]+", text):
+                    yield text.removeprefix("docs/errors.md#"), name(file)
 
 
 def test_every_finding_and_error_is_explained() -> None:
