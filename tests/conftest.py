@@ -1,3 +1,3 @@
 """Servers, databases and a bad network, as fixtures."""
 
-pytest_plugins = ["fix_postgres", "fix_proxy", "fix_marketplace"]
+pytest_plugins = ["fix_postgres", "fix_proxy", "fix_marketplace", "fix_sqld"]
