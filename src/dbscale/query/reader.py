@@ -164,8 +164,8 @@ class Reader:
     # Statements
 
     def _select(self, node: Any, parent: int | None) -> _Derived:
-        self._with(node, parent)
         number = self._block(parent)
+        self._with(node, number)
         if node.op != self.pb.SETOP_NONE:
             for arm in (node.larg, node.rarg):
                 self._select(arm, number)
@@ -229,8 +229,8 @@ class Reader:
         }
 
     def _insert(self, node: Any, parent: int | None) -> None:
-        self._with(node, parent)
         number = self._block(parent)
+        self._with(node, number)
         table = self._table(node.relation, number, writes=True)
         columns = tuple(column.res_target.name for column in node.cols)
         conflict = None
@@ -267,8 +267,8 @@ class Reader:
 
     def _change(self, node: Any, sources: Any, parent: int | None) -> None:
         """UPDATE and DELETE."""
-        self._with(node, parent)
         number = self._block(parent)
+        self._with(node, number)
         level, filters = self._open(), list[Filter]()
         target = self._table(node.relation, number, writes=True)
         level.items.append((self._alias(node.relation), target))
@@ -298,7 +298,7 @@ class Reader:
 
     # FROM
 
-    def _with(self, node: Any, parent: int | None) -> None:
+    def _with(self, node: Any, parent: int) -> None:
         """Make the CTEs of a statement known. One that only reads is analysed at each mention, as if written there."""
         self.ctes.append({})
         for item in node.with_clause.ctes:
@@ -309,7 +309,7 @@ class Reader:
                 continue
             self.ctes[-1][cte.ctename] = None
             if verb in ("select", "insert", "update", "delete"):
-                getattr(self, f"_{verb}")(getattr(cte.ctequery, f"{verb}_stmt"), self._block(parent))
+                getattr(self, f"_{verb}")(getattr(cte.ctequery, f"{verb}_stmt"), parent)
             else:
                 self.unsure.append(f"a CTE of {verb.upper()} is not analysed")
 
@@ -603,13 +603,13 @@ class Reader:
         return Column(None, words[-1])
 
     def _term(self, node: Any, outputs: list[tuple[str, Any]], *, first: bool) -> Column | None:
-        """The column that a term of ORDER BY (where outputs go `first`) or GROUP BY means: by name, place or alias."""
+        """The column that a term of ORDER BY or GROUP BY means, by place or name; in ORDER BY outputs go `first`."""
         kind = node.WhichOneof("node")
         if kind == "a_const" and node.a_const.WhichOneof("val") == "ival":
             place = node.a_const.ival.ival - 1
             return self._column(outputs[place][1]) if 0 <= place < len(outputs) else None
         column = self._column(node)
-        if column is not None and len(node.column_ref.fields) == 1 and (first or column.table is None):
+        if first and column is not None and len(node.column_ref.fields) == 1:
             for name, value in outputs:
                 if name == column.name:
                     return self._column(value)
