@@ -471,6 +471,20 @@ def test_a_damaged_page_names_the_table(tmp_path: Path) -> None:
     assert error.where.endswith("d.db: t")
 
 
+def test_a_tree_that_gives_rows_twice_is_found(tmp_path: Path) -> None:
+    """One leaf in the place of another: every page is sound, and no read fails."""
+    path = fill(tmp_path / "twice.db", rows=20_000)
+    data = bytearray(path.read_bytes())
+    data[4096 * 30 : 4096 * 31] = data[4096 * 31 : 4096 * 32]
+    path.write_bytes(data)
+    with SqliteSource(path).snapshot() as (reader,):
+        assert len(list(reader.rows("SELECT * FROM t"))) > 19_000
+        (finding, *_) = reader.damage()
+    assert (finding.code, finding.level, finding.where) == ("source-damaged", "blocker", f"{path}: t")
+    with SqliteSource(fill(tmp_path / "sound.db")).snapshot() as (reader,):
+        assert reader.damage() == ()
+
+
 def test_a_file_locked_by_a_writer(tmp_path: Path, writer: Callable[..., Writer]) -> None:
     path = fill(tmp_path / "l.db")
     assert writer(path).say("BEGIN EXCLUSIVE") == "ok"

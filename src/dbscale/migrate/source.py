@@ -57,6 +57,13 @@ class _SchemaReader:
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.master = self._rows("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master ORDER BY rowid")
+        if not all(isinstance(value, str) for row in self.master for value in row):
+            raise SourceError(
+                "the list of its tables is damaged: a name or a definition in sqlite_master is not text",
+                where="sqlite_master",
+                try_="restore a backup, or save what can be read: sqlite3 FILE .recover | sqlite3 saved.db",
+                see="docs/errors.md#source-damaged",
+            )
         self.sql = {(kind, name): sql for kind, name, _, sql in self.master}
 
     def _rows(self, sql: str) -> list[Row]:
