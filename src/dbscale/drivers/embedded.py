@@ -1,6 +1,7 @@
 """PostgreSQL servers of dbscale's own: on this machine, for one project, found again by name.
 
     ROOT/                 .dbscale of the current directory; for root /var/lib/dbscale/<directory>-<hash>
+    ├── .gitignore        keeps all of this out of repositories
     ├── lock              held while a server is made, started or stopped
     └── main/
         ├── server.json   port and password (mode 0600)
@@ -383,6 +384,7 @@ def _locked(root: Path | None) -> Iterator[Path]:
     place = root or default_root()
     try:
         place.mkdir(parents=True, exist_ok=True, mode=0o755)
+        (place / ".gitignore").write_text("*\n")  # passwords are here: it keeps itself out of every repository
         lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise Missing(
