@@ -97,7 +97,7 @@ class Encoder:
         self._arguments = function_arguments
         self._batch_bytes = batch_bytes
         average = load.bytes / load.rows if load.rows else 256
-        self._most = max(1, min(MOST_ROWS, int(batch_bytes / max(average, 1))))
+        self.most = max(1, min(MOST_ROWS, int(batch_bytes / max(average, 1))))
         self._table = f"{quote(load.table)} AS s"
         self._row = self._row_sql()
 
@@ -162,9 +162,9 @@ class Encoder:
             f" FROM (SELECT {rowid} AS k, {self._row} AS r {among})"
         )
         first, last = _inclusive(part)
-        limit = self._most
+        limit = self.most
         while first <= last:
-            most = min(limit, self._fitting(reader, among, first, last))
+            most = min(limit, self.fitting(reader, among, (first, last)))
             try:
                 data, rows, written, least, greatest = next(reader.rows(sql, (first, last, most)))
                 if not rows:
@@ -179,7 +179,7 @@ class Encoder:
                 batch = self._alone(reader, first, last)
             yield batch
             first = _int(batch.last) + 1
-            limit = min(self._most, limit * 2)
+            limit = min(self.most, limit * 2)
 
     def _alone(self, reader: Reader, first: int, last: int) -> Batch:
         """The next row, from its raw values."""
@@ -201,7 +201,7 @@ class Encoder:
 
         `among` is what follows the SELECT list of a query over the table `AS s`, and ends in `LIMIT ?`.
         """
-        most = self._most
+        most = self.most
         if most * min(self.load.widest, WIDE) <= MEMORY:
             return most
         lengths = "+".join(f"min(ifnull({self._length(column)},0),{WIDE})" for column in self.load.columns)
@@ -229,10 +229,10 @@ class Encoder:
 
     def _in_one_pass(self, reader: Reader) -> Iterator[Batch]:
         """A table without a rowid, row by row: there is no number by which to ask for the next thousand."""
-        sql = f"SELECT CAST({self._row} AS BLOB) FROM {self._table}{self._order}"
+        sql = f"SELECT CAST({self._row} AS BLOB) FROM {self._table}{self.order}"
         lines = reader.rows(sql)
         done = 0
-        while taken := [line for (line,) in islice(lines, self._most)]:
+        while taken := [line for (line,) in islice(lines, self.most)]:
             written = [line for line in taken if line is not None]
             data = b"".join(written)  # type: ignore[arg-type]
             batch = Batch(data=data, rows=len(written), first=done, last=done + len(taken) - 1)
@@ -240,7 +240,7 @@ class Encoder:
             done += len(taken)
 
     @property
-    def _order(self) -> str:
+    def order(self) -> str:
         """The order of a pass that can be taken up again at a count of rows: by the key, or as the table is stored."""
         keys = ",".join(f"s.{quote(name)}" for name in self.load.key)
         return f" ORDER BY {keys}" if keys and not self.load.rowid else ""
@@ -265,7 +265,7 @@ class Encoder:
                 f"{sql} {self._table} WHERE {rowid} BETWEEN ? AND ? {condition}", (batch.first, batch.last)
             )
         else:
-            inner = f"(SELECT * FROM {self._table}{self._order} LIMIT ? OFFSET ?) AS s"
+            inner = f"(SELECT * FROM {self._table}{self.order} LIMIT ? OFFSET ?) AS s"
             limits = (batch.last - batch.first + 1, batch.first)
             found = reader.rows(f"{sql} {inner} WHERE 1 {condition}", limits)
         keys = len(self.load.key)
