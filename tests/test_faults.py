@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,13 @@ def dbscale(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     command = [sys.executable, "-m", "dbscale.cli", *arguments]
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=120, env={**surroundings, **environment}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**surroundings, **environment},
+        cwd=tempfile.gettempdir(),
     )
 
 

@@ -268,11 +268,6 @@ def _selected(schema: SourceSchema, options: Options) -> SourceSchema:
                     where=flag,
                     try_="one of: " + ", ".join(sorted(table.name for table in schema.tables)[:20]),
                 )
-    for place in options.types:
-        table, _, column = place.partition(".")
-        if not any(each.name == table and any(c.name == column for c in each.columns) for each in schema.tables):
-            hint = "table.column, spelled as the source spells it"
-            raise ConfigError(f"the source has no column {place!r}", where="[migrate.types]", try_=hint)
     tables = tuple(table for table in schema.tables if target.wanted(table.name, options.only, options.skip))
     views = tuple(view for view in schema.views if target.wanted(view.name, options.only, options.skip))
     triggers = tuple(each for each in schema.triggers if target.wanted(each.table, options.only, options.skip))
