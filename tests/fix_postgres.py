@@ -54,13 +54,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "embedded: is about dbscale's own servers; of no use on one in a container")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "server" in metafunc.fixturenames:
-        versions = [
-            pytest.param(version, marks=pytest.mark.container) if version == "container" else version
-            for version in metafunc.config.getoption("--pg").split(",")
-        ]
-        metafunc.parametrize("server", versions, indirect=True, scope="session", ids=str if len(versions) > 1 else None)
+    if "server" not in metafunc.fixturenames:
+        return
+    versions = metafunc.config.getoption("--pg").split(",")
+    if "replica" in metafunc.fixturenames or metafunc.definition.get_closest_marker("embedded"):
+        versions = [version for version in versions if version != "container"] or ["18"]
+    marked = [
+        pytest.param(version, marks=pytest.mark.container) if version == "container" else version
+        for version in versions
+    ]
+    metafunc.parametrize("server", marked, indirect=True, scope="session", ids=str if len(marked) > 1 else None)
 
 
 def absent(reason: str) -> NoReturn:
@@ -107,8 +115,7 @@ def server(request: pytest.FixtureRequest, server_root: Path) -> Postgres:
 @pytest.fixture(scope="session")
 def replica(server: Postgres, server_root: Path) -> Postgres:
     """A real streaming replica of `server`."""
-    if server.embedded is None:
-        pytest.skip("the container has no replica")
+    assert server.embedded
     running = embedded.up(
         f"{server.embedded.name}_replica_1",
         root=server_root,

@@ -68,9 +68,8 @@ def test_up_again_leaves_a_running_server_alone(root: Path) -> None:
     assert up(root).pid == pid
 
 
+@pytest.mark.embedded
 def test_text_sorts_by_code_point_in_utf8(server: Postgres) -> None:
-    if server.embedded is None:
-        pytest.skip("the image decides")
     assert one(server.url, "SHOW server_encoding") == "UTF8"
     assert one(server.url, "SELECT string_agg(x, '' ORDER BY x) FROM unnest('{a,B,é,가,Z}'::text[]) x") == "BZaé가"
     assert one(server.url, "SELECT lower('É')") == "é"
