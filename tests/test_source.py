@@ -22,7 +22,7 @@ from dbscale.migrate.model import (
     SourceTable,
     SourceTerm,
 )
-from dbscale.migrate.source import read_schema
+from dbscale.migrate.source import lost, read_schema
 from test_declaration import tables
 
 Schema = Callable[[str], SourceSchema]
@@ -280,12 +280,26 @@ def test_parts_that_this_sqlite_cannot_parse(tmp_path: Path) -> None:
         rows = list(other.rows("SELECT * FROM c"))
     assert rows == [(2,)]
     assert "c" in {table.name for table in found.tables}
-    lost = {item.name for item in found.unreadable}
-    assert lost == {"b", "i"}
+    gone = {item.name for item in found.unreadable}
+    assert gone == {"b", "i"}
+    assert {finding.where: finding.level for finding in lost(found)} == {"b": "blocker", "c": "behaviour"}
     assert {table.name for table in found.tables} == {"a", "c"}
     assert [(virtual.name, virtual.module) for virtual in found.virtuals] == [("g", "nosuchmod")]
     malformed = {note.where: note.level for note in source.notes if note.code == "malformed-schema"}
     assert malformed == {str(path): "note", f"{path}: a": "data", f"{path}: b": "data"}
+
+
+def test_a_generated_column_that_would_read_as_null_makes_its_table_unreadable(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "unsafe.db",
+        """CREATE TABLE t(a, b AS (a)); CREATE TABLE s(a); PRAGMA writable_schema = ON;
+        UPDATE sqlite_master SET sql = 'CREATE TABLE t(a, b AS (load_extension(a)))' WHERE name = 't'""",
+    )
+    found = read(path)
+    assert [table.name for table in found.tables] == ["s"]
+    (finding,) = lost(found)
+    assert (finding.code, finding.level, finding.where) == ("source-unreadable", "blocker", "t")
+    assert "load_extension" in finding.original
 
 
 @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])

@@ -370,6 +370,28 @@ def test_a_read_can_be_stopped_from_another_thread(tmp_path: Path) -> None:
         assert count(reader) == 1000, "and can be read again"
 
 
+def test_control_c_stops_a_long_statement(tmp_path: Path) -> None:
+    program = """
+import sys
+from dbscale.drivers.sqlite import SqliteSource
+with SqliteSource(sys.argv[1]).snapshot() as (reader,):
+    print("reading", flush=True)
+    list(reader.rows("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(fill(tmp_path / "s.db"))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    assert "KeyboardInterrupt" in said
+
+
 def test_leaving_a_snapshot_stops_the_threads_that_read_in_it(tmp_path: Path) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     with ThreadPoolExecutor(1) as pool:
@@ -597,6 +619,7 @@ def test_what_a_schema_may_not_do(tmp_path: Path) -> None:
     source = SqliteSource(path)
     with source.snapshot() as (reader,):
         assert list(reader.rows("SELECT * FROM t")) == [(1, None)]
-    (blocker,) = (note for note in source.notes if note.level == "blocker")
-    assert (blocker.code, blocker.where) == ("malformed-schema", f"{path}: t")
-    assert "load_extension" in blocker.says
+    (note,) = (note for note in source.notes if note.level == "data")
+    assert (note.code, note.where) == ("malformed-schema", f"{path}: t")
+    assert "load_extension" in note.says
+    assert reader.malformed == {"t"}

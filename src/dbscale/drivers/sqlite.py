@@ -26,12 +26,12 @@ BUSY_SECONDS = 10.0
 _ATTEMPT_MILLISECONDS = 100
 _COPY_PAGES = 4096
 _CLOSE_SECONDS = 5.0
+# No mmap_size: it was measured to gain nothing here, and a mapped file that someone truncates kills the process.
 _PRAGMAS = ("PRAGMA cache_size = -8192", "PRAGMA cell_size_check = ON", "SELECT count(*) FROM sqlite_master")
 _STEPS_BETWEEN_CHECKS = 5_000_000
 """Virtual machine steps between two looks at the stop flag: some tenths of a second."""
 
 _MALFORMED_TRY = "open the file with the program that made it, or mend the definition there; or: --skip"
-_GENERATED = re.compile(r"\bAS\s*\(", re.IGNORECASE)
 
 _READ_ONLY = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
 _NEEDS_COPY = {
@@ -47,9 +47,17 @@ _NEEDS_COPY = {
 class SqliteReader:
     """One read-only connection within a snapshot (see `drivers.source.Reader`)."""
 
-    def __init__(self, connection: apsw.Connection, title: str, explain: Callable[[Exception, str], Exception]) -> None:
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        title: str,
+        explain: Callable[[Exception, str], Exception],
+        malformed: frozenset[str] = frozenset(),
+    ) -> None:
         self.connection = connection
         self.title = title
+        self.malformed = malformed
+        """The tables whose definition SQLite cannot use whole: what it reads of a generated column may be NULL."""
         self._explain = explain
         self.function_arguments = connection.limit(apsw.SQLITE_LIMIT_FUNCTION_ARG)
 
@@ -114,7 +122,7 @@ class SqliteSource:
         self._stopped = threading.Event()
         self._open: list[apsw.Connection] = []
         self._notes: dict[str, Finding] = {}
-        self._malformed = False
+        self._malformed: set[str] | None = None
         self._token = ""
         self._probe: tuple[apsw.Connection, int] | None = None
 
@@ -184,7 +192,10 @@ class SqliteSource:
                 self._begin(connections[0], connections[1:], place)
             except (apsw.Error, UnicodeDecodeError) as error:
                 raise self._explained(error) from error
-            yield [SqliteReader(connection, self.title, self._explained) for connection in connections[1:]]
+            yield [
+                SqliteReader(connection, self.title, self._explained, frozenset(self._malformed or ()))
+                for connection in connections[1:]
+            ]
 
     # How the file is opened
 
@@ -245,7 +256,7 @@ class SqliteSource:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.collation_needed(self._stub_collation)
         connection.set_progress_handler(self._stopped.is_set, _STEPS_BETWEEN_CHECKS)
-        if self._malformed:
+        if self._malformed is not None:
             _run(connection, "PRAGMA writable_schema = ON")
         self._settle(connection)
         return connection
@@ -274,7 +285,7 @@ class SqliteSource:
         try:
             self._patiently(attempt)
         except apsw.Error as error:
-            if "malformed database schema" not in str(error) or self._malformed:
+            if "malformed database schema" not in str(error) or self._malformed is not None:
                 raise
             _run(connection, "PRAGMA writable_schema = ON")  # means: skip what cannot be parsed
             self._patiently(attempt)
@@ -351,10 +362,9 @@ class SqliteSource:
     def _note_malformed(self, connection: apsw.Connection, error: Exception) -> None:
         """One finding for each table that SQLite cannot parse whole, besides its own word on the first.
 
-        It reads NULL for a generated column whose expression it objects to, in silence: a blocker. Definitions are
-        only explained, on a database of their own, for they are not to be trusted.
+        Definitions are only explained, on a database of their own, for they are not to be trusted.
         """
-        self._malformed = True
+        self._malformed = set()
         self._note("malformed-schema", f"SQLite cannot use a part of its schema: {error}", _MALFORMED_TRY)
         scratch = apsw.Connection(":memory:")
         scratch.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
@@ -363,18 +373,19 @@ class SqliteSource:
             try:
                 scratch.execute(str(sql), explain=1).fetchall()
             except apsw.Error as problem:
+                self._malformed.add(str(name))
                 self._notes[f"malformed-schema {name}"] = Finding(
                     code="malformed-schema",
                     where=f"{self.title}: {name}",
                     says=f"SQLite cannot use the definition of {name} whole: {problem}",
                     try_=_MALFORMED_TRY,
-                    level="blocker" if _GENERATED.search(str(sql)) else "data",
+                    level="data",
                     original=str(sql),
                 )
         scratch.close()
 
     def _note_blocked_writers(self) -> None:
-        if not (self.hold_writes or sqlite_file.is_wal(self.path)):
+        if sqlite_file.size(self.path) and not self.hold_writes and not sqlite_file.is_wal(self.path):
             self._note(
                 "source-blocks-writers",
                 "it is not in WAL mode: whoever writes to it waits until the last row is read",

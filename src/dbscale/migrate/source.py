@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from dbscale.drivers.source import Reader
-from dbscale.errors import SourceError
+from dbscale.errors import Finding, SourceError
 from dbscale.migrate import declaration
 from dbscale.migrate.declaration import fold
 from dbscale.migrate.model import (
@@ -53,6 +53,21 @@ def read_schema(reader: Reader) -> SourceSchema:
     return _SchemaReader(reader).schema()
 
 
+def lost(schema: SourceSchema) -> tuple[Finding, ...]:
+    """A finding for each object that this SQLite cannot use: a table is a blocker, an index is missing afterwards."""
+    return tuple(
+        Finding(
+            code="source-unreadable",
+            where=each.table or each.name,
+            says=f"SQLite cannot use the definition of the {'index' if each.table else 'table'} {each.name}",
+            try_="mend it with the program that made it, or leave it out: --skip",
+            level="behaviour" if each.table else "blocker",
+            original=each.sql,
+        )
+        for each in schema.unreadable
+    )
+
+
 class _SchemaReader:
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -72,15 +87,17 @@ class _SchemaReader:
     def schema(self) -> SourceSchema:
         kinds = self._kinds()
         skipped, unreadable = [], []
+        malformed: frozenset[str] = getattr(self.reader, "malformed", frozenset())  # only a file can be
         plain = [name for name, kind in kinds.items() if kind == "table"]
         facts = _Facts(self.reader, {name: sql for (kind, name), sql in self.sql.items() if kind == "index"})
         tables = []
         for name in plain:
             sql = self.sql["table", name]
-            if name in facts.columns:
-                tables.append(_table(name, sql, facts))
-            else:
+            table = _table(name, sql, facts) if name in facts.columns else None
+            if table is None or (name in malformed and any(column.generated for column in table.columns)):
                 unreadable.append(SourceObject(kind="unreadable", name=name, sql=sql))
+            else:
+                tables.append(table)
         tables = [_with_parents(table, tables) for table in tables]
         for name, kind in kinds.items():
             if kind in {"shadow", "internal"}:
