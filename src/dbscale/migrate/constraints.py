@@ -377,6 +377,8 @@ def _checks(draft: Draft, source: SourceTable) -> Iterator[pg.Check]:
         where = f"{source.name}.{check.name or check.column or 'CHECK'}"
         try:
             value = condition(check.sql, scope)
+            if value.sql == "FALSE":
+                raise Untranslatable("for the type chosen it would refuse every row")
         except Untranslatable as error:
             draft.note(
                 "check-left-out",

@@ -110,7 +110,7 @@ def _plain(value: int | float | str | bytes) -> str:
     """The text SQLite makes of a number; Untranslatable for a real one with more than 15 digits or an exponent."""
     if isinstance(value, bytes):
         raise Untranslatable("bytes for a column of text")
-    if isinstance(value, float) and ("e" in repr(value) or len(repr(value)) > 16 or value != value):
+    if isinstance(value, float) and ("e" in repr(value) or len(repr(value)) > 16):
         raise Untranslatable("the text that SQLite makes of this number")
     return str(value)
 

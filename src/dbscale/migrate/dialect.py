@@ -53,10 +53,11 @@ from dbscale.migrate.values import (
     number_in,
     unify,
 )
-from dbscale.schema import literal, quote
+from dbscale.schema import literal
 
 __all__ = ["Scope", "Untranslatable", "Value", "column_value", "condition", "order_term", "stored", "translate"]
 
+NULL = constant_value(Constant(None))
 _ROWID = frozenset({"rowid", "_rowid_", "oid"})
 _CLASSES = {"integers": "integer", "reals": "real", "texts": "text", "blobs": "blob"}
 
@@ -114,7 +115,7 @@ def _classes(kind: Kind, affinity: str, found: frozenset[str]) -> frozenset[str]
     """What typeof() can say of the column, when it is one class alone."""
     if kind == "float" and affinity == "REAL":
         return frozenset({"real"})
-    own = {"int": "integer", "text": "text", "bytea": "blob"}.get(kind)
+    own = {"int": "integer", "bytea": "blob"}.get(kind, "text" if affinity == "TEXT" and kind == "text" else None)
     if own is not None and found <= {own}:
         return frozenset({own})
     return found if len(found) == 1 else frozenset()
@@ -189,6 +190,8 @@ def compile_node(node: Node, scope: Scope) -> Value:  # noqa: C901, PLR0912 - on
             return compare(node.operator, compile_node(node.left, scope), compile_node(node.right, scope))
         case Binary("||"):
             left, right = (as_text(compile_node(side, scope), immutable=scope.immutable) for side in _sides(node))
+            if "null" in (left.kind, right.kind):
+                return NULL
             repeatable = left.repeatable and right.repeatable
             return Value(sql=f"{left.operand} || {right.operand}", kind="text", atom=False, repeatable=repeatable)
         case Binary("->" | "->>"):
@@ -255,7 +258,9 @@ def _unary(node: Unary, scope: Scope) -> Value:
     if node.operator == "+":
         return replace(value, affinity="", collation="")
     number = as_number(value)
-    if node.operator == "~" and number.kind not in ("int", "null"):
+    if number.kind == "null":
+        return NULL
+    if node.operator == "~" and number.kind != "int":
         raise Untranslatable("~ of what is not a whole number")
     sql = as_float(number) if number.kind == "numeric" else number.operand
     kind: Kind = "float" if number.kind == "numeric" else number.kind
@@ -297,7 +302,7 @@ def _arithmetic(operator: str, left: Value, right: Value) -> Value:
     left, right = as_number(left), as_number(right)
     repeatable = left.repeatable and right.repeatable
     if "null" in (left.kind, right.kind):
-        return constant_value(Constant(None))
+        return NULL
     whole = left.kind == right.kind == "int"
     if operator in ("&", "|", "<<", ">>", "%") and not whole:
         raise Untranslatable(f"{operator} of what is not a whole number")
@@ -460,6 +465,8 @@ def _real_moment(text: str) -> bool:
 def _match(node: Match, scope: Scope) -> Value:
     left = as_text(compile_node(node.left, scope), immutable=scope.immutable)
     pattern = as_text(compile_node(node.pattern, scope), immutable=scope.immutable)
+    if "null" in (left.kind, pattern.kind):
+        return NULL
     word = "NOT " if node.negated else ""
     repeatable = left.repeatable and pattern.repeatable
     if node.operator == "LIKE":
@@ -534,6 +541,8 @@ def _ranges(inside: str) -> bool:
 
 def _between(node: Between, scope: Scope) -> Value:
     value, low, high = (compile_node(part, scope) for part in (node.operand, node.low, node.high))
+    if value.kind == "null":
+        return NULL
     first, bottom = comparable(">=", value, low)
     again, top = comparable("<=", value, high)
     if first != again or (
@@ -551,6 +560,8 @@ def _in(node: In, scope: Scope) -> Value:
     items = [compile_node(item, scope) for item in node.items]
     if not items:
         return Value(sql="TRUE" if node.negated else "FALSE", kind="truth")
+    if value.kind == "null":
+        return NULL
     # IN compares by the left side's affinity and collation alone.
     pairs = [comparable("=", value, replace(item, affinity="", collation="", explicit=False)) for item in items]
     if len({one for one, _ in pairs}) > 1:

@@ -1,4 +1,5 @@
 """SQLite's functions, casts and JSON operators as PostgreSQL's: a table of those whose answers can be made equal."""
+# ruff: noqa: ARG001 - the functions of a table share one signature
 
 from __future__ import annotations
 
@@ -44,6 +45,8 @@ def call(node: Call, values: Arguments, condition: str, *, immutable: bool, aggr
     least, most, translate = scalar
     if not least <= count <= most:
         raise Untranslatable(f"{name}() with {count} arguments")
+    if name not in _TAKES_NULL and any(value.kind == "null" for value in values):
+        return constant_value(Constant(None))
     value = translate(values, immutable)
     return replace(value, repeatable=value.repeatable and all(argument.repeatable for argument in values))
 
@@ -242,7 +245,8 @@ def _coalesce(values: Arguments, immutable: bool) -> Value:
 def _nullif(values: Arguments, immutable: bool) -> Value:
     from dbscale.migrate.dialect import compare
 
-    truth = compare("=", values[0], values[1])
+    # A function compares its arguments without giving them affinity.
+    truth = compare("=", *(replace(value, affinity="") for value in values))
     if not values[0].repeatable:
         raise Untranslatable("nullif() of a value that would be calculated more than once")
     sql = f"CASE WHEN {truth.sql} THEN NULL ELSE {values[0].sql} END"
@@ -266,6 +270,10 @@ def _typeof(values: Arguments, immutable: bool) -> Value:
         raise Untranslatable("the type does not tell in which storage class SQLite held the value")
     (word,) = value.classes
     return Value(sql=f"CASE WHEN {value.operand} IS NULL THEN 'null' ELSE '{word}' END", kind="text")
+
+
+def _json_extract(values: Arguments, immutable: bool) -> Value:
+    return json_path(values[0], values[1])
 
 
 def _json_valid(values: Arguments, immutable: bool) -> Value:
@@ -304,7 +312,7 @@ _SCALARS: dict[str, _Scalar] = {
     "ifnull": (2, 2, _coalesce),
     "iif": (2, 3, _iif),
     "instr": (2, 2, _instr),
-    "json_extract": (2, 2, lambda values, immutable: json_path(values[0], values[1])),
+    "json_extract": (2, 2, _json_extract),
     "json_valid": (1, 1, _json_valid),
     "length": (1, 1, _length),
     "lower": (1, 1, _lower),
@@ -326,6 +334,8 @@ _SCALARS: dict[str, _Scalar] = {
     "unicode": (1, 1, _unicode),
     "upper": (1, 1, _upper),
 }
+_TAKES_NULL = frozenset({"coalesce", "format", "hex", "ifnull", "iif", "json_extract", "nullif", "printf", "typeof"})
+"""The others give NULL when an argument is NULL, which PostgreSQL does not always know to be of a type."""
 
 # -- aggregates ------------------------------------------------------------------------------------------------
 
@@ -342,8 +352,13 @@ def _count(node: Call, values: Arguments, tail: str) -> Value:
     return Value(sql=f"count({_argument(node, values[0].sql)}){tail}", kind="int")
 
 
+def _summand(value: Value) -> Value:
+    number = as_number(value)
+    return replace(number, sql="NULL::bigint", kind="int") if number.kind == "null" else number
+
+
 def _sum(node: Call, values: Arguments, tail: str) -> Value:
-    number = as_number(values[0])
+    number = _summand(values[0])
     sql = f"sum({_argument(node, number.sql)}){tail}"
     if number.kind == "int":
         return Value(sql=f"({sql})::bigint", kind="int", repeatable=False)
@@ -351,13 +366,13 @@ def _sum(node: Call, values: Arguments, tail: str) -> Value:
 
 
 def _total(node: Call, values: Arguments, tail: str) -> Value:
-    number = as_number(values[0])
+    number = _summand(values[0])
     sql = f"COALESCE((sum({_argument(node, number.sql)}){tail})::float8, 0)"
     return Value(sql=sql, kind="float", real=True, repeatable=False)
 
 
 def _avg(node: Call, values: Arguments, tail: str) -> Value:
-    number = as_number(values[0])
+    number = _summand(values[0])
     sql = f"(avg({_argument(node, number.sql)}){tail})::float8"
     return Value(sql=sql, kind="float", real=True, repeatable=False)
 

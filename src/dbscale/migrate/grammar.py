@@ -204,7 +204,7 @@ def children(node: Node) -> tuple[Node, ...]:
 _TOKEN = re.compile(
     r"""
     (?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
-  | (?P<blob>[xX]'[0-9a-fA-F]*')
+  | (?P<blob>[xX]'(?:[0-9a-fA-F]{2})*')
   | (?P<text>'(?:[^']|'')*')
   | (?P<double>"(?:[^"]|"")*")
   | (?P<quoted>`(?:[^`]|``)*`|\[[^\]]*\])

@@ -24,6 +24,8 @@ FUNCTIONS = frozenset(
         "current_time",
     }
 )
+FIRST_SECOND, LAST_SECOND = -210866760000, 253402300799
+"""The range of SQLite's date functions, from 4714 BC to the end of 9999; they give NULL beyond it."""
 UTC_NOW = "now() AT TIME ZONE 'utc'"
 
 _SHIFT = re.compile(r"([+-]?)(\d{1,9}) (second|minute|hour|day|month|year)s?")
@@ -60,7 +62,10 @@ def _moment(values: list[Value], *, immutable: bool) -> str:
     elif values[0].kind == "timestamptz":
         sql = f"({values[0].operand} AT TIME ZONE 'utc')"
     elif values[0].kind == "int" and modifiers[:1] == ["unixepoch"]:
-        sql = f"(to_timestamp({values[0].sql}) AT TIME ZONE 'utc')"
+        if not values[0].repeatable:
+            raise Untranslatable("a moment out of a value that would be calculated more than once")
+        within = f"{values[0].operand} BETWEEN {FIRST_SECOND} AND {LAST_SECOND}"
+        sql = f"(CASE WHEN {within} THEN to_timestamp({values[0].sql}) END AT TIME ZONE 'utc')"
         modifiers = modifiers[1:]
     else:
         raise Untranslatable(f"a moment read out of {values[0].kind}: SQLite gives NULL where it finds none")

@@ -181,7 +181,7 @@ class _Compiler:
         joined: list[_Joined] = []
         parts: list[str] = []
         for source in sources:
-            item = self.source(source, outer)
+            item = self.source(source)
             text = f"{item.relation.sql} AS {quote(item.alias)}"
             on = ""
             if source.using:
@@ -197,7 +197,7 @@ class _Compiler:
                 parts.append(f"{source.join} JOIN {text} ON {on or 'TRUE'}")
         return joined, " ".join(parts)
 
-    def source(self, source: Source, outer: Scope | None) -> _Joined:
+    def source(self, source: Source) -> _Joined:
         if source.select is not None:
             sql, columns = self.select(source.select)
             _unique([name for name, _ in columns])
