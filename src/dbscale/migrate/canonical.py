@@ -153,6 +153,8 @@ def _integer_sql(x: str, conversion: Conversion, to: Type, *, floats: bool) -> F
         return f"{x} IN (0,1)", x
     if reading in ("text", "keep") and to.family == "text":
         return "1", f"CAST({x} AS TEXT)"
+    if reading == "keep" and to.name == "jsonb":
+        return "1", "NULL"
     scales = {"s": (_MILLION, 0), "ms": (1000, 0), "us": (1, 0), "apple-s": (_MILLION, APPLE_SECONDS)}
     scales["webkit-us"] = (1, -WEBKIT_SECONDS)
     if to.family == "timestamp" and reading in scales:
@@ -267,6 +269,10 @@ def _integer(value: int, conversion: Conversion, to: Type) -> str:
         if int(float(value)) != value:
             raise ValueError
         return struct.pack(">d", value).hex()
+    if reading == "keep" and to.family == "json":
+        return json_spelling(str(value)) if to.name == "jsonb" else str(value)
+    if reading == "text" and to.family == "bytea":
+        return str(value).encode().hex()
     if (reading == "keep" and to.family != "timestamp") or reading == "text":
         return str(value)
     if reading == "bool" and value in (0, 1):
@@ -315,10 +321,13 @@ def _real(value: float, conversion: Conversion, to: Type) -> str:
         return str(int(value))
     if reading == "shortest" and to.family == "numeric":
         return "Infinity" if value == float("inf") else "-Infinity" if value == -float("inf") else _digits(repr(value))
-    if reading == "text":
+    if reading == "text" or (reading == "keep" and to.family == "json"):
         mantissa, mark, exponent = repr(value).partition("e")
         spelled = mantissa + ("" if "." in mantissa else ".0") + mark + exponent
-        return {"inf.0": "Inf", "-inf.0": "-Inf"}.get(spelled, spelled)
+        spelled = {"inf.0": "Inf", "-inf.0": "-Inf"}.get(spelled, spelled)
+        if to.family == "bytea":
+            return spelled.encode().hex()
+        return json_spelling(spelled) if to.name == "jsonb" else spelled
     if reading == "julian":
         milliseconds = int(value * 86_400_000.0 + 0.5) - _JULIAN_2000_MS
         return _moment(milliseconds * 1000 + SECONDS_TO_2000 * _MILLION, to)

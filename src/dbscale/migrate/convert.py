@@ -74,6 +74,10 @@ def _integer(value: int, conversion: Conversion, to: Type) -> str:
         return str(value)
     if reading in ("text", "keep") and to.family == "text":
         return _limited(str(value), to)
+    if reading == "keep" and to.family == "json":
+        return str(value)
+    if reading == "text" and to.family == "bytea":
+        return _hex(str(value).encode()).decode()
     if reading == "yyyymmdd":
         digits = f"{value:08d}"
         return _moment(f"{digits[:-4]}-{digits[-4:-2]}-{digits[-2:]}", to, rounded=False)
@@ -105,6 +109,10 @@ def _real(value: float, conversion: Conversion, to: Type) -> str:
             return _scaled(Decimal(repr(value)), to)
     if reading == "text" and to.family == "text":
         return _limited(real_text(value), to)
+    if reading == "keep" and to.family == "json" and math.isfinite(value):
+        return real_text(value)
+    if reading == "text" and to.family == "bytea":
+        return _hex(real_text(value).encode()).decode()
     if reading in ("s", "ms", "apple-s", "julian") and math.isfinite(value):
         return _real_time(value, conversion, to)
     raise Refusal(f"the number {value!r} is no {conversion.to}")

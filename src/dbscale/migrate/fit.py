@@ -179,11 +179,11 @@ class _Readings:
 
     def _samples(self, storage: str, covered: Iterable[str]) -> tuple[str, ...]:
         """Samples of the values of a class that are of none of the shapes covered."""
+        kept: list[str] = []
         for label, shown in self.seen.samples.items():
             own = label == storage or (label not in (*CLASSES, NUL) and shape(label).storage == storage)
-            if own and label not in covered:
-                return shown
-        return ()
+            kept += shown if own and label not in covered else ()
+        return tuple(kept[:4])
 
 
 def _integers(of: _Readings, bits: int) -> Fit:

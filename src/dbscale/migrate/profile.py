@@ -114,6 +114,13 @@ class _Column:
         arms = " ".join(f"WHEN {self.condition(label)} THEN {at}" for at, label in enumerate(self.labels))
         return f"CASE WHEN {self.x} IS NULL THEN NULL {arms} END"
 
+    def hides(self, label: str) -> bool:
+        """Whether a label's condition holds for values of other labels, too: a class of which shapes were asked for.
+
+        Of blobs they are only asked for to make suggestions, for which the first rows have to do.
+        """
+        return label in CLASSES and label != "blob" and self.is_odd(label)
+
     def is_odd(self, label: str) -> bool:
         """Whether a label is one to show samples of, though it is all that there is: none of the shapes hoped for."""
         first = next((name for name in self.shapes if self.shapes[name].storage == self.storage(label)), label)
@@ -171,7 +178,9 @@ def _first_scan(
         for column, own in zip(some, terms, strict=True):
             seen = dict(zip(own, islice(values, len(own)), strict=True))
             counts = {label: _int(seen[label]) for label in expected[column.name]}
-            if sum(counts.values()) == _int(seen["values"]):
+            if sum(counts.values()) == _int(seen["values"]) and not any(
+                counts[each] and column.hides(each) for each in counts
+            ):
                 shown = {
                     label: samples(reader, table, column.name, column.condition(label))
                     for label in counts

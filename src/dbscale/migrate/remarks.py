@@ -80,7 +80,7 @@ def misfit(at: Place, meant: str, kept: str, what: Misfit) -> Finding:
         code = "ambiguous-epoch" if numbers else "not-a-time"
     else:
         code = _UNREADABLE.get(kind, "mixed-storage")
-    if what.what == "blob" and kind != "text":
+    if what.what == "blob" and kind not in ("text", "vector"):
         code = "mixed-storage"
     shown = f" ({'; '.join(what.samples)})" if what.samples else ""
     says = f"{what.count} of {at.seen.values} values are {what.what}, no {meant}{shown}: kept as {kept}"
