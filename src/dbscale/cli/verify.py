@@ -1,0 +1,224 @@
+"""`dbscale verify`: every row, every column and the schema of source and target compared."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import click
+import psycopg
+
+from dbscale import catalog
+from dbscale import config as configuration
+from dbscale.cli import output, places
+from dbscale.cli.migrate import make_options, selection
+from dbscale.cli.places import Target
+from dbscale.drivers import postgres
+from dbscale.drivers.source import Source
+from dbscale.errors import redact
+from dbscale.migrate import plan as planning
+from dbscale.migrate.plan import Migration
+from dbscale.migrate.verify import Report
+from dbscale.migrate.verify import verify as compare
+from dbscale.migrate.verify_rows import canonical_key
+from dbscale.plan import Load, LoadColumn
+from dbscale.schema import quote
+
+MOST_SHOWN = 20
+
+
+@click.command()
+@click.argument("source")
+@click.argument("target")
+@selection
+@click.option("--copy-first", is_flag=True, help="Copy the SQLite file to a temporary place and read the copy.")
+@output.common
+def verify(
+    source: str,
+    target: str,
+    *,
+    copy_first: bool,
+    jobs: int,
+    state_schema: str,
+    as_json: bool,
+    config: str | None,
+    **chosen: Any,
+) -> int:
+    """Compare every row, every column and the schema of SOURCE and TARGET.
+
+    Nothing is written on either side. The exit status is 1 when they differ; then the rows are shown, by key and
+    column, with both values. Give the options that the migration was given.
+    """
+    settings = configuration.load(config)
+    opened = places.open_source(settings, source, copy_first=copy_first)
+    destination = places.open_target(settings, target)
+    options = make_options(settings, chosen, jobs=jobs, state_schema=state_schema)
+    migration = planning.make(
+        opened,
+        destination.url,
+        options,
+        source_reference=source,
+        target_reference=target,
+        ignore_rows=True,
+        say=(lambda _: None) if as_json else output.say,
+    )
+    report = check(migration, opened, destination, run=None, quiet=as_json)
+    return _answer(report, json=as_json)
+
+
+def _answer(report: Report, *, json: bool) -> int:
+    if json:
+        output.answer_json(as_json(report))
+    else:
+        show(report)
+    return 0 if report.same else 1
+
+
+def check(migration: Migration, source: Source, target: Target, *, run: int | None, quiet: bool) -> Report:
+    """Compare what a migration was to bring about with what is there. Rows that `run` kept apart are not expected.
+
+    Without a run, it is the newest one that was done from the same source.
+    """
+    views = {}
+    if migration.target:
+        known = {view.name: view for view in migration.survey.schema.views}
+        views = {new: known[old] for old, new in migration.target.tables.items() if old in known}
+    with _progress(migration, quiet=quiet) as progress:
+        return compare(
+            source,
+            lambda: postgres.connect(target.url, name="dbscale verify"),
+            _with_generated(migration),
+            migration.target.schema if migration.target else None,
+            jobs=migration.options.jobs,
+            quarantined=_kept_apart(migration, target, run),
+            views=views,
+            progress=progress,
+        )
+
+
+def _with_generated(migration: Migration) -> list[Load]:
+    """The loads, with the columns that PostgreSQL generates: not loaded, but to hold what the source's hold."""
+    if migration.target is None:
+        return list(migration.loads)
+    loads = []
+    for load in migration.loads:
+        loaded = {column.source for column in load.columns}
+        made = {column.name for column in migration.target.schema.table(load.target).columns if column.generated}
+        extra = tuple(
+            LoadColumn(
+                source=column.name, target=name, conversion=migration.choices[load.table, column.name].conversion
+            )
+            for column in migration.survey.schema.table(load.table).columns
+            if column.generated and column.name not in loaded
+            for name in [migration.target.renamed.get(f"{load.table}.{column.name}", column.name)]
+            if name in made and (load.table, column.name) in migration.choices
+        )
+        loads.append(replace(load, columns=load.columns + extra))
+    return loads
+
+
+def _kept_apart(migration: Migration, target: Target, run: int | None) -> dict[str, list[str]]:
+    """The keys of quarantined rows, by the source's table."""
+    schema = migration.options.state_schema
+    with postgres.connect(target.url, name="dbscale verify") as connection, postgres.reading(connection):
+        if run is None:
+            reference = redact(migration.plan.databases["source"])
+            done = (each.id for each in catalog.runs(connection, schema) if each.source == reference)
+            run = next(done, None)
+        if run is None:
+            return {}
+        try:
+            found = connection.execute(
+                f"SELECT table_name, row_key FROM {quote(schema)}.quarantine WHERE run_id = %s".encode(), [run]
+            )
+        except psycopg.errors.UndefinedTable:
+            return {}
+        keys: dict[str, list[str]] = {}
+        for table, key in found:
+            keys.setdefault(table, []).append(canonical_key(key))
+        return keys
+
+
+@contextmanager
+def _progress(migration: Migration, *, quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    """How far the comparison is, on stderr: a bar on a terminal, a line every ten seconds elsewhere."""
+    total = sum(load.rows for load in migration.loads)
+    if quiet:
+        yield lambda _table, _rows: None
+        return
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("verify"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("verify", total=total)
+            yield lambda _table, rows: bar.advance(task, rows)
+        return
+    lock, done, last = threading.Lock(), 0, time.monotonic()
+
+    def line(_table: str, rows: int) -> None:
+        nonlocal done, last
+        with lock:
+            done += rows
+            if time.monotonic() - last >= 10:
+                last = time.monotonic()
+                output.say(f"  verify: {output.count(done)} of {output.count(total)} rows")
+
+    yield line
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """A report for a JSON document."""
+    return {
+        "same": report.same,
+        "seconds": round(report.seconds, 3),
+        "tables": [
+            {**asdict(table), "same": table.same, "seconds": round(table.seconds, 3)} for table in report.tables
+        ],
+        "findings": output.findings_json(report.findings),
+    }
+
+
+def show(report: Report) -> None:
+    """A report for people: the verdict on stdout, and before it every table and row that differs."""
+    output.show_findings(report.findings, err=False)
+    wrong = [table for table in report.tables if not table.same]
+    if wrong:
+        rows = [
+            (
+                table.target,
+                output.count(table.source_rows),
+                output.count(table.target_rows),
+                *(
+                    f"{'' if table.complete else '≥ '}{output.count(n)}"
+                    for n in (table.missing, table.extra, table.different)
+                ),
+            )
+            for table in wrong
+        ]
+        headers = ("table", "source", "target", "missing", "extra", "different")
+        output.answer(output.table(headers, rows, right=range(1, 6)))
+    for table in wrong:
+        for sample in table.samples[:MOST_SHOWN]:
+            detail = f": {sample.column}: {sample.source} became {sample.target}" if sample.column else ""
+            output.answer(f"{table.target}: {sample.key}: {sample.kind}{detail}")
+    compared = sum(table.source_rows for table in report.tables)
+    apart = sum(table.quarantined for table in report.tables)
+    rate = f", {output.count(compared / report.seconds)} rows/s" if report.seconds > 0.1 else ""
+    kept = f", {output.count(apart)} of them kept apart" if apart else ""
+    verdict = "the same" if report.same else "NOT the same"
+    output.answer(
+        f"verified: {verdict}: {output.count(compared)} rows in {len(report.tables)} tables{kept}"
+        f" ({output.seconds(report.seconds)}{rate})"
+    )

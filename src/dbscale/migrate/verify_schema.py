@@ -1,0 +1,270 @@
+"""The schema that a plan makes, compared with what the target's catalog says it has.
+
+Expressions are compared as the server itself prints them: EXPLAIN VERBOSE of `SELECT (expected), (there)`, which
+plans and runs nothing, writes both in one way. What the target has beyond the plan is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from dbscale.drivers.postgres import Connection
+from dbscale.drivers.source import Reader
+from dbscale.errors import Finding, SourceError
+from dbscale.migrate import verify_views
+from dbscale.migrate.model import SourceObject
+from dbscale.plan import Load
+from dbscale.schema import Check, Column, ForeignKey, Index, Key, Schema, Table, quote
+
+_ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+_TERM = re.compile(
+    r"(?P<sql>.*?)(?: COLLATE (?P<collation>\"(?:[^\"]|\"\")+\"))?(?: ASC| (?P<desc>DESC))?"
+    r"(?: NULLS (?P<nulls>FIRST|LAST))?",
+    re.DOTALL,
+)
+_COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
+       pg_get_expr(d.adbin, d.adrelid), coalesce(l.collname, ''),
+       CASE WHEN a.attidentity <> '' THEN pg_get_serial_sequence(%(relation)s, a.attname) END
+  FROM pg_attribute a
+  LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+  LEFT JOIN pg_collation l ON l.oid = a.attcollation
+ WHERE a.attrelid = %(relation)s::regclass AND a.attnum > 0 AND NOT a.attisdropped"""
+_CONSTRAINTS = """
+SELECT k.conname, k.contype::text, k.convalidated, k.condeferrable, k.condeferred, k.confupdtype::text,
+       k.confdeltype::text, p.relname, pg_get_expr(k.conbin, k.conrelid),
+       ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS u(n, i)
+             JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY u.i),
+       ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS u(n, i)
+             JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY u.i)
+  FROM pg_constraint k LEFT JOIN pg_class p ON p.oid = k.confrelid
+ WHERE k.conrelid = %(relation)s::regclass"""
+_INDEXES = """
+SELECT c.relname, i.indisunique, i.indisvalid, m.amname, pg_get_expr(i.indpred, i.indrelid), i.indnkeyatts,
+       ARRAY(SELECT pg_get_indexdef(i.indexrelid, n, true) FROM generate_series(1, i.indnatts) AS n),
+       i.indoption::int2[]::int[],
+       ARRAY(SELECT coalesce(l.collname::text, '') FROM unnest(i.indcollation::oid[]) WITH ORDINALITY AS u(o, n)
+             LEFT JOIN pg_collation l ON l.oid = u.o ORDER BY u.n)
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+ WHERE i.indrelid = %(relation)s::regclass"""
+
+
+def compare(
+    reader: Reader, connection: Connection, schema: Schema, loads: Sequence[Load], views: Mapping[str, SourceObject]
+) -> list[Finding]:
+    """Every difference as a finding; none when the target is as planned. `views` are the source's, by the target's."""
+    sources = {load.target: load.table for load in loads}
+    found: list[Finding] = []
+    for table in schema.tables:
+        found += _Live(connection, schema.name, table).differences(reader, sources.get(table.name, ""))
+    present = _relations(connection, schema.name)
+    for view in schema.views:
+        place = f"{schema.name}.{view.name}"
+        if view.name not in present:
+            found.append(_finding("verify-view-missing", place, "the view is not there"))
+        elif view.name in views:
+            found += verify_views.compare(reader, connection, place, quote(schema.name, view.name), views[view.name])
+    return found
+
+
+def _finding(code: str, where: str, says: str, **more: Any) -> Finding:
+    return Finding(code=code, where=where, says=says, level=more.pop("level", "blocker"), **more)
+
+
+def _relations(connection: Connection, schema: str) -> set[str]:
+    sql = "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s"
+    return {name for (name,) in connection.execute(sql, [schema])}
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """One table as it should be, and the connection to look at it as it is."""
+
+    connection: Connection
+    schema: str
+    table: Table
+
+    @property
+    def relation(self) -> str:
+        return quote(self.schema, self.table.name)
+
+    @property
+    def place(self) -> str:
+        return f"{self.schema}.{self.table.name}"
+
+    def differences(self, reader: Reader, source: str) -> Iterator[Finding]:
+        """What differs; `source` is the source's table, empty when it is unknown."""
+        if not self._rows("SELECT 1 WHERE to_regclass(%(relation)s) IS NOT NULL"):
+            yield _finding("verify-table-missing", self.table.name, f"there is no table {self.place}")
+            return
+        columns = {row[0]: row[1:] for row in self._rows(_COLUMNS)}
+        for column in self.table.columns:
+            if column.name not in columns:
+                yield _finding("verify-column", f"{self.place}.{column.name}", "the column is not there")
+                continue
+            yield from self._column(column, columns[column.name])
+            if column.identity and (sequence := columns[column.name][6]):
+                yield from self._identity(reader, column, sequence, source)
+        constraints = {row[0]: row[1:] for row in self._rows(_CONSTRAINTS)}
+        for key in self.table.keys:
+            yield from self._key(key, constraints.get(key.name))
+        for foreign in self.table.foreign_keys:
+            yield from self._foreign_key(foreign, constraints.get(foreign.name))
+        for check in self.table.checks:
+            yield from self._check(check, constraints.get(check.name))
+        indexes = {row[0]: row[1:] for row in self._rows(_INDEXES)}
+        for index in self.table.indexes:
+            yield from self._index(index, indexes.get(index.name))
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.connection.execute(sql, {"relation": self.relation}).fetchall()
+
+    def _column(self, column: Column, live: tuple[Any, ...]) -> Iterator[Finding]:
+        spelled, not_null, identity, generated, default, collation, _ = live
+        where = f"{self.place}.{column.name}"
+        (wanted,) = self._one("SELECT format_type(to_regtype(%s), NULL)", re.sub(r"\([^)]*\)", "", column.type))
+        modifiers = re.search(r"\([^)]*\)", column.type)
+        expected = _with_modifiers(wanted or column.type, modifiers[0].replace(" ", "") if modifiers else "")
+        if spelled != expected:
+            yield _finding("verify-column", where, f"the type is {spelled}, not {expected}")
+        if not_null == column.nullable and not (not_null and column.name in self.table.primary_key):
+            yield _finding("verify-column", where, "it is NOT NULL" if not_null else "it is not NOT NULL")
+        if column.identity and not identity:
+            yield _finding("verify-identity", where, "it does not number new rows")
+        if column.collation and column.collation != collation:
+            yield _finding("verify-column", where, f"the collation is {collation or 'none'}, not {column.collation}")
+        if bool(column.generated) != (generated == "s"):
+            yield _finding("verify-column", where, "it is generated" if generated else "it is not generated")
+        elif (column.generated or column.default) and not column.identity:
+            sql = column.generated or column.default
+            if not self._same_sql(sql, default or "", spelled):
+                name = "expression" if column.generated else "default"
+                yield _finding("verify-default", where, f"the {name} is {default or 'missing'}", original=sql)
+
+    def _identity(self, reader: Reader, column: Column, sequence: str, source: str) -> Iterator[Finding]:
+        """The next number lies past every number there is, and past every one that the source has given out."""
+        last, called = self._one(f"SELECT last_value, is_called FROM {sequence}")
+        (greatest,) = self._one(f"SELECT max({quote(column.name)}) FROM {self.relation}")
+        given = _given_out(reader, source) if source else 0
+        next_ = last + 1 if called else last
+        if next_ <= max(greatest or 0, given):
+            yield _finding(
+                "verify-identity",
+                f"{self.place}.{column.name}",
+                f"the next row would get {next_}, and {max(greatest or 0, given)} is given out already",
+            )
+
+    def _key(self, key: Key, live: tuple[Any, ...] | None) -> Iterator[Finding]:
+        kind = "primary key" if key.primary else "unique constraint"
+        where = f"{self.place}: {key.name}"
+        if live is None or live[0] != ("p" if key.primary else "u"):
+            yield _finding("verify-key", where, f"the {kind} ({', '.join(key.columns)}) is not there")
+        elif tuple(live[8]) != key.columns:
+            yield _finding("verify-key", where, f"its columns are {', '.join(live[8])}, not {', '.join(key.columns)}")
+
+    def _foreign_key(self, key: ForeignKey, live: tuple[Any, ...] | None) -> Iterator[Finding]:
+        where = f"{self.place}: {key.name}"
+        if live is None or live[0] != "f":
+            yield _finding("verify-foreign-key", where, f"the foreign key to {key.parent} is not there")
+            return
+        _, valid, deferrable, deferred, on_update, on_delete, parent, _, columns, parent_columns = live
+        facts = [
+            ("columns", ", ".join(columns), ", ".join(key.columns)),
+            ("parent", f"{parent} ({', '.join(parent_columns)})", f"{key.parent} ({', '.join(key.parent_columns)})"),
+            ("ON DELETE", _ACTIONS[on_delete], key.on_delete),
+            ("ON UPDATE", _ACTIONS[on_update], key.on_update),
+            ("deferrable", ("DEFERRED" if deferred else "IMMEDIATE") if deferrable else "", key.deferrable),
+        ]
+        for name, is_, wanted in facts:
+            if is_ != wanted:
+                yield _finding("verify-foreign-key", where, f"{name}: {is_ or 'no'}, not {wanted or 'no'}")
+        if key.valid and not valid:
+            yield _finding("verify-foreign-key", where, "it is not validated: rows may break it")
+
+    def _check(self, check: Check, live: tuple[Any, ...] | None) -> Iterator[Finding]:
+        where = f"{self.place}: {check.name}"
+        if live is None or live[0] != "c":
+            yield _finding("verify-check", where, "the check is not there", original=check.sql)
+        elif not self._same_sql(check.sql, live[7]):
+            yield _finding("verify-check", where, f"it checks {live[7]}", original=check.sql)
+        elif check.valid and not live[1]:
+            yield _finding("verify-check", where, "it is not validated: rows may break it")
+
+    def _index(self, index: Index, live: tuple[Any, ...] | None) -> Iterator[Finding]:
+        where = f"{self.place}: {index.name}"
+        if live is None:
+            yield _finding("verify-index", where, "the index is not there")
+            return
+        unique, valid, method, predicate, keys, terms, options, collations = live
+        if not valid:
+            yield _finding(
+                "verify-index", where, "it is not valid", try_=f"REINDEX INDEX {quote(self.schema, index.name)}"
+            )
+        if unique != index.unique:
+            yield _finding("verify-index", where, "it is unique" if unique else "it is not unique")
+        if method != index.method:
+            yield _finding("verify-index", where, f"it is {method}, not {index.method}")
+        if not self._same_sql(index.where, predicate or ""):
+            yield _finding("verify-index", where, f"it covers rows WHERE {predicate}", original=index.where)
+        if keys != len(index.terms) or tuple(terms[keys:]) != tuple(_plain(name) for name in index.include):
+            yield _finding("verify-index", where, f"its columns are {', '.join(terms)}")
+            return
+        for term, is_, option, collation in zip(index.terms, terms, options, collations, strict=False):
+            if not self._same_term(term, is_, option, collation):
+                yield _finding("verify-index", where, f"{is_} stands where {term} should be", original=term)
+
+    def _same_term(self, term: str, live: str, option: int, collation: str) -> bool:
+        match = _TERM.fullmatch(term)
+        assert match is not None  # noqa: S101 - every part but the first is optional, and that takes anything
+        descending = bool(match["desc"])
+        first = match["nulls"] == "FIRST" if match["nulls"] else descending
+        if (descending, first) != (bool(option & 1), bool(option & 2)):
+            return False
+        if match["collation"] and match["collation"].strip('"') != collation:
+            return False
+        return self._same_sql(match["sql"], live)
+
+    def _same_sql(self, wanted: str, live: str, cast: str = "") -> bool:
+        """Whether two expressions over the table are one and the same to the server."""
+        if not wanted or not live or wanted == live:
+            return wanted == live
+        suffix = f"::{cast}" if cast else ""
+        sql = f"SELECT ({wanted}){suffix}, ({live}){suffix} FROM ONLY {self.relation}"
+        try:
+            with self.connection.transaction():
+                (plan,) = self._one(f"EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) {sql}")
+        except psycopg.Error:
+            return False
+        first, second = plan[0]["Plan"]["Output"]
+        return bool(first == second)
+
+    def _one(self, sql: str, *parameters: object) -> tuple[Any, ...]:
+        row = self.connection.execute(sql.encode(), parameters or None).fetchone()
+        assert row is not None  # noqa: S101 - none of these queries can be without a row
+        return row
+
+
+def _with_modifiers(spelled: str, modifiers: str) -> str:
+    """`timestamp with time zone` and `(3)`: the modifiers go behind the first word of the times, else to the end."""
+    if modifiers and spelled.startswith(("timestamp ", "time ")):
+        head, _, rest = spelled.partition(" ")
+        return f"{head}{modifiers} {rest}"
+    return spelled + modifiers
+
+
+def _plain(name: str) -> str:
+    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else quote(name)
+
+
+def _given_out(reader: Reader, table: str) -> int:
+    """The source's entry in sqlite_sequence."""
+    try:
+        found = list(reader.rows("SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (table,)))
+    except SourceError:
+        return 0
+    return found[0][0] if found and isinstance(found[0][0], int) else 0

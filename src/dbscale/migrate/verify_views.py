@@ -1,0 +1,92 @@
+"""The rows that a view gives in the source and in the target, compared as multisets.
+
+A view's columns have no declared type, and sums of floats depend on the order of their rows: numbers are compared to 12
+digits, times by their microsecond, everything else as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from itertools import islice
+from typing import Any
+
+import psycopg
+
+from dbscale.drivers.postgres import Connection
+from dbscale.drivers.source import Reader
+from dbscale.errors import Finding, SourceError
+from dbscale.migrate import canonical, cells
+from dbscale.migrate.model import SourceObject
+from dbscale.schema import quote
+
+MOST_ROWS = 100_000
+
+
+def compare(reader: Reader, connection: Connection, place: str, relation: str, view: SourceObject) -> list[Finding]:
+    """A finding where the rows differ, or where they could not be compared."""
+    try:
+        mine = list(islice(reader.rows(f"SELECT * FROM {quote(view.name)}"), MOST_ROWS + 1))
+        with connection.transaction():
+            theirs = connection.execute(f"SELECT * FROM {relation} LIMIT {MOST_ROWS + 1}".encode()).fetchall()
+    except (SourceError, psycopg.Error) as error:
+        return [_note(place, f"its rows were not compared: {error}")]
+    if max(len(mine), len(theirs)) > MOST_ROWS:
+        return [_note(place, f"its rows were not compared: there are more than {MOST_ROWS}")]
+    kinds = [
+        next((type(row[place_]) for row in theirs if row[place_] is not None), type(None))
+        for place_ in range(len(theirs[0]) if theirs else 0)
+    ]
+    if len(mine) == len(theirs):
+        left = Counter(tuple(_spelled(value, kind) for value, kind in zip(row, kinds, strict=False)) for row in mine)
+        left.subtract(tuple(_spelled(value, kind) for value, kind in zip(row, kinds, strict=False)) for row in theirs)
+        differing = sorted(((row, count) for row, count in left.items() if count), key=repr)
+        if not differing:
+            return []
+        only = [row for row, count in differing if count > 0][:1] + [row for row, count in differing if count < 0][:1]
+        says = f"{sum(count for _, count in differing if count > 0)} of {len(mine)} rows differ: "
+        says += " became ".join(", ".join(map(str, row)) for row in only)
+    else:
+        says = f"it has {len(theirs)} rows, and {len(mine)} in the source"
+    return [Finding(code="verify-view", where=place, says=says[:400], level="behaviour", original=view.sql)]
+
+
+def _note(place: str, says: str) -> Finding:
+    return Finding(code="verify-view-not-compared", where=place, says=says, level="note")
+
+
+def _spelled(value: Any, kind: type) -> Any:
+    """A value of either side in one form, by the type that the target's column has."""
+    if value is None:
+        return None
+    try:
+        if issubclass(kind, bool):
+            return int(value) if not isinstance(value, str) else int(value.lower() in cells.TRUE_WORDS)
+        if issubclass(kind, (int, float, Decimal)):
+            return f"{float(value):.12g}"
+        if issubclass(kind, (datetime, date, time)):
+            return _moment(value)
+        if issubclass(kind, uuid.UUID):
+            return uuid.UUID(bytes=value) if isinstance(value, bytes) else uuid.UUID(str(value))
+        if issubclass(kind, (dict, list)):
+            return canonical.json_spelling(value if isinstance(value, str) else json.dumps(value))
+    except (ValueError, OverflowError):
+        return value
+    return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
+
+
+def _moment(value: Any) -> Any:
+    """A time of day as it is, a day or a moment as UTC; counts since 1970 by their size."""
+    if isinstance(value, (int, float)):
+        unit = next((10 ** (3 * i) for i, least in enumerate(cells.BY_SIZE) if abs(value) < least), 10**9)
+        value = datetime.fromtimestamp(value / unit, UTC)
+    if isinstance(value, str):
+        value = time.fromisoformat(value) if value[2:3] == ":" else datetime.fromisoformat(value)
+    if isinstance(value, time):
+        return value.isoformat()
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC).isoformat(timespec="milliseconds")
