@@ -25,7 +25,7 @@ def readings(found: Survey, place: str = "t.a") -> str:
 
 
 CASES: list[tuple[str, str, list[str], str, str, set[str]]] = [
-    # A: numbers
+    # numbers
     ("text in INTEGER", "INTEGER", ["10", "'lots'", "5"], "text", "integers=text texts=keep", {"text-in-integer"}),
     ("text like numbers", "INTEGER", ["'12'", "' 12 '", "'1e3'", "'0x10'", "''"], "text", "", {"text-in-integer"}),
     ("only empty text", "INT", ["1", "''"], "text", "integers=text texts=keep", {"empty-text"}),
@@ -69,7 +69,7 @@ CASES: list[tuple[str, str, list[str], str, str, set[str]]] = [
     ("no type, numbers", "", ["1", "2.5"], "double precision", "integers=keep reals=keep", set()),
     ("no value", "INTEGER", [], "bigint", "", set()),
     ("no value, no type", "", ["NULL"], "text", "", set()),
-    # B: booleans
+    # booleans
     ("0 and 1", "BOOLEAN", ["0", "1", "NULL"], "boolean", "integers=bool", set()),
     ("words", "BOOL", ["1", "'t'", "'FALSE'", "'yes'"], "boolean", "integers=bool texts=bool", set()),
     ("two", "BOOLEAN", ["0", "2"], "bigint", "integers=keep", {"not-boolean"}),
@@ -77,7 +77,7 @@ CASES: list[tuple[str, str, list[str], str, str, set[str]]] = [
     ("other words", "BOOLEAN", ["'maybe'", "1"], "text", "", {"not-boolean"}),
     ("TINYINT(1)", "TINYINT(1)", ["0", "1"], "bigint", "integers=keep", {"type-suggested"}),
     ("TINYINT(1) with 2", "TINYINT(1)", ["0", "2"], "bigint", "integers=keep", set()),
-    # C: times
+    # times
     ("naive", "DATETIME", ["'2020-01-02 03:04:05'", "'2020-01-02T03:04:05.678'"], "timestamp", "texts=iso", set()),
     ("dates in DATETIME", "DATETIME", ["'2020-01-02'", "'2020-01-02 03:04'"], "timestamp", "texts=iso", set()),
     (
@@ -169,7 +169,7 @@ CASES: list[tuple[str, str, list[str], str, str, set[str]]] = [
     ("DATE as no number", "DATE", ["20200230"], "bigint", "integers=keep", {"ambiguous-epoch"}),
     ("DATE with one digit", "DATE", ["'2020-1-2'"], "text", "texts=keep", {"not-a-time"}),
     ("durations", "TEXT", ["'1.02:03:04.0000000'"], "text", "texts=keep", set()),
-    # D: text, blobs, JSON, UUID
+    # text, blobs, JSON and UUIDs
     ("VARCHAR that fits", "VARCHAR(3)", ["'abc'", "'é😀x'"], "varchar(3)", "texts=keep", set()),
     ("VARCHAR too long", "VARCHAR(3)", ["'abc   '"], "text", "texts=keep", {"longer-than-declared"}),
     ("CHAR is never padded", "CHAR(5)", ["'x'"], "varchar(5)", "texts=keep", set()),
@@ -235,8 +235,26 @@ def every_value_is_accepted(found: Survey, reader: Newest) -> None:
 
 
 DECLARED = st.sampled_from(
-    ["INTEGER", "INT", "REAL", "NUMERIC", "DECIMAL(6,2)", "BOOLEAN", "DATETIME", "TIMESTAMP", "DATE", "TIME", "TEXT"]
-    + ["VARCHAR(4)", "JSON", "UUID", "BLOB", "", "STRING", "F32_BLOB(2)"]
+    [
+        "INTEGER",
+        "INT",
+        "REAL",
+        "NUMERIC",
+        "DECIMAL(6,2)",
+        "BOOLEAN",
+        "DATETIME",
+        "TIMESTAMP",
+        "DATE",
+        "TIME",
+        "TEXT",
+        "VARCHAR(4)",
+        "JSON",
+        "UUID",
+        "BLOB",
+        "",
+        "STRING",
+        "F32_BLOB(2)",
+    ]
 )
 DIGITS = st.sampled_from("0123456789")
 MOMENTS = st.builds(
@@ -358,7 +376,8 @@ CREATE TABLE r(id INTEGER PRIMARY KEY); CREATE TABLE s(rid TEXT REFERENCES r, ot
 INSERT INTO r VALUES (7); INSERT INTO s VALUES ('7', 7);
 CREATE TABLE x(id INTEGER PRIMARY KEY); CREATE TABLE y(xid TEXT REFERENCES x(id)); INSERT INTO y VALUES ('none');
 CREATE TABLE g(id UUID PRIMARY KEY); CREATE TABLE h(gid TEXT REFERENCES g(id));
-INSERT INTO g VALUES ('550e8400-e29b-41d4-a716-446655440000'); INSERT INTO h VALUES ('550e8400-e29b-41d4-a716-446655440000');
+INSERT INTO g VALUES ('550e8400-e29b-41d4-a716-446655440000');
+INSERT INTO h VALUES ('550e8400-e29b-41d4-a716-446655440000');
 """
 
 
@@ -366,10 +385,15 @@ def test_columns_of_foreign_keys_are_typed_together() -> None:
     found = survey(FAMILIES)
     types = {".".join(place): choice.type for place, choice in found.choices.items()}
     assert types == {
-        "p.id": "text", "c.pid": "text",
-        "r.id": "bigint", "s.rid": "bigint", "s.other": "bigint",
-        "x.id": "bigint", "y.xid": "text",
-        "g.id": "uuid", "h.gid": "uuid",
+        "p.id": "text",
+        "c.pid": "text",
+        "r.id": "bigint",
+        "s.rid": "bigint",
+        "s.other": "bigint",
+        "x.id": "bigint",
+        "y.xid": "text",
+        "g.id": "uuid",
+        "h.gid": "uuid",
     }
     assert found.choice("s.rid").conversion.texts == "number"
     assert found.codes("y.xid") == {"family-differs"}

@@ -26,6 +26,8 @@ class Hint:
     """True: this is how the mapper always stores that type. False: it is only suggested."""
     reading: str = ""
     """A reading of numbers, of plan.Conversion, where the mapper has only one."""
+    by_size: bool = False
+    """The size of the numbers goes before `reading`: other programs may have written seconds among milliseconds."""
 
 
 Rule = Callable[[SourceTable, SourceColumn], Hint | None]
@@ -176,7 +178,11 @@ def _sqlalchemy(_table: SourceTable, column: SourceColumn) -> Hint | None:
 def _prisma(_table: SourceTable, column: SourceColumn) -> Hint | None:
     if wish(column.declared).word == "DATETIME":
         return Hint(
-            "timestamptz", "Prisma stores DateTime as milliseconds since 1970, or as ISO text", sure=True, reading="ms"
+            "timestamptz",
+            "Prisma stores DateTime as milliseconds since 1970, or as ISO text",
+            sure=True,
+            reading="ms",
+            by_size=True,
         )
     return None
 

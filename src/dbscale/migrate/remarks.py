@@ -191,7 +191,7 @@ def suggestions(at: Place, choice: Choice) -> list[Finding]:
     hinted = [(at.hint.type, at.hint.reading, at.hint.evidence)] if at.hint and not at.hint.sure else []
     if choice.type == "bytea" and at.seen.values == at.seen.blobs:
         own = "all blobs are of that form"
-        hinted += [("numeric", "", own)] if at.count("digits-blob") else [("jsonb", "", own)]
+        hinted = [("numeric", "", own), *hinted, ("jsonb", "", own)]
     for type_, reading, why in hinted:
         if base(type_)[0] == base(choice.type)[0] or (type_ == "boolean" and at.seen.values < 2):
             continue

@@ -176,11 +176,10 @@ def _shapes(table: SourceTable, column: SourceColumn, types: list[str], options:
 def _column(at: Place, options: Options) -> tuple[Choice, list[Finding]]:
     """The choice where the user made none."""
     if at.hint and at.hint.sure:
-        own = fit(Asked(at.hint.type), at.seen)
-        if (own.misfit or own.conversion.integers == "by-size") and at.hint.reading:
-            own = fit(Asked(at.hint.type, at.hint.reading), at.seen)
-        if own.misfit is None and own.conversion.integers != "by-size":
-            return _hinted(at, at.hint, own, options)
+        readings = ("", at.hint.reading) if at.hint.by_size else (at.hint.reading,)
+        for own in (fit(Asked(at.hint.type, reading), at.seen) for reading in readings):
+            if own.misfit is None and own.conversion.integers != "by-size":
+                return _hinted(at, at.hint, own, options)
     choice, findings = _declared(at, options)
     return choice, [*findings, *remarks.suggestions(at, choice)]
 
