@@ -199,8 +199,11 @@ def test_all_readers_see_one_state_while_a_writer_commits(tmp_path: Path, mode: 
                 (a,), (b,), (lines, total), (logged,) = answers
                 assert (a + b, b, lines) == (1_000_000, total or 0, logged)  # type: ignore[operator]
                 seen.add(logged)
+            time.sleep(
+                0.15 if mode == "DELETE" else 0
+            )  # SQLite looks for a lock every 100 ms: the writer gets its turn
         assert process.poll() is None, "the writer was held up"
-        assert len(seen) > 3, "the writer was at work"
+        assert len(seen) > 2, "the writer was at work"
     finally:
         process.kill()
         process.wait()
@@ -233,6 +236,32 @@ def test_a_killed_writers_wal_is_read_and_stays(tmp_path: Path, writer: Callable
     with SqliteSource(path).snapshot() as (reader,):
         assert count(reader) == 1001
     assert (tmp_path / "w.db-wal").read_bytes() == wal
+
+
+@pytest.mark.parametrize(("where", "lost"), [(0.5, 5), (0.0, 10), (1.0, 0)])
+def test_commits_behind_damage_in_the_wal_are_told(
+    tmp_path: Path, writer: Callable[..., Writer], where: float, lost: int
+) -> None:
+    path = fill(tmp_path / "w.db", mode="WAL")
+    other = writer(path)
+    for i in range(10):
+        assert other.say(f"UPDATE t SET a = 'commit {i}' WHERE id = 1") == "ok"
+    other.kill()
+    wal = bytearray((tmp_path / "w.db-wal").read_bytes())
+    frames = (len(wal) - 32) // 4120
+    assert frames == 10
+    if where < 1:
+        wal[32 + 4120 * int(frames * where) + 100] ^= 1
+    else:
+        wal += wal[32:4152]  # what a crash leaves: frames without a commit
+        wal[-4120 + 4 : -4120 + 8] = bytes(4)
+    (tmp_path / "w.db-wal").write_bytes(wal)
+    (tmp_path / "w.db-shm").unlink()
+    source = SqliteSource(path)
+    with source.snapshot() as (reader,):
+        expected = f"commit {9 - lost}" if lost < 10 else "row 1"
+        assert list(reader.rows("SELECT a FROM t WHERE id = 1")) == [(expected,)]
+    assert [f"the last {lost} commits" in note.says for note in source.notes] == [True] * (lost > 0)
 
 
 @pytest.mark.parametrize("mode", ["WAL", "DELETE"])

@@ -20,7 +20,7 @@ import apsw
 
 from dbscale.drivers import sqlite_file
 from dbscale.drivers.source import Value
-from dbscale.errors import Finding
+from dbscale.errors import Finding, Level
 
 BUSY_SECONDS = 10.0
 _ATTEMPT_MILLISECONDS = 100
@@ -190,6 +190,7 @@ class SqliteSource:
                     self._note("empty-source", "the file is empty: a database without tables", "is it the right file?")
                 connections = [self._connect(place, stack) for _ in range(readers + 1)]
                 self._begin(connections[0], connections[1:], place)
+                self._note_lost_commits()
             except (apsw.Error, UnicodeDecodeError) as error:
                 raise self._explained(error) from error
             yield [
@@ -384,6 +385,19 @@ class SqliteSource:
                 )
         scratch.close()
 
+    def _note_lost_commits(self) -> None:
+        lost = sqlite_file.lost_commits(self.path)
+        if lost:
+            time.sleep(0.1)  # a writer may have been in the middle of a frame: then it is whole by now
+            lost = min(lost, sqlite_file.lost_commits(self.path))
+        if lost:
+            self._note(
+                "wal-damaged",
+                f"its -wal is damaged, and SQLite does not read the last {lost} commits in it",
+                "copy the database again with its -wal, or restore a backup, if these commits matter",
+                level="data",
+            )
+
     def _note_blocked_writers(self) -> None:
         if sqlite_file.size(self.path) and not self.hold_writes and not sqlite_file.is_wal(self.path):
             self._note(
@@ -392,8 +406,8 @@ class SqliteSource:
                 "--copy-first reads from a temporary copy; or stop the application first",
             )
 
-    def _note(self, code: str, says: str, try_: str = "", key: str = "") -> None:
-        finding = Finding(code=code, where=self.title, says=says, try_=try_, level="note")
+    def _note(self, code: str, says: str, try_: str = "", key: str = "", level: Level = "note") -> None:
+        finding = Finding(code=code, where=self.title, says=says, try_=try_, level=level)
         self._notes.setdefault(f"{code} {key}".strip(), finding)
 
     def _explained(self, error: Exception, sql: str = "") -> Exception:
