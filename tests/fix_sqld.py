@@ -151,12 +151,13 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def serve_file(home: Path, make: Callable[[sqlite3.Connection], None]) -> Path:
+def serve_file(home: Path, make: Callable[[sqlite3.Connection], None], encoding: str = "UTF-8") -> Path:
     """A home for sqld whose database `make` has filled as an ordinary SQLite file; the file's path."""
     spot = home / "dbs" / "default"
     spot.mkdir(parents=True)
     (home / ".version").write_text("0.24.32")
     connection = sqlite3.connect(spot / "data")
+    connection.execute(f"PRAGMA encoding = '{encoding}'")
     connection.execute("PRAGMA journal_mode = WAL")
     make(connection)
     connection.commit()

@@ -49,6 +49,8 @@ class RefusedTooLarge(Refused, TooLarge):
     section = "source-value-too-large"
 
 
+_NAMESPACE = base64.b64encode(b"default").decode().rstrip("=")
+_HELLO_LOG, _HELLO_INDEX = 3, 5
 _TOO_LARGE = "RESPONSE_TOO_LARGE"
 _ADVICE = {
     "SQLITE_TOOBIG": "the server reads no value above its limit (5 MB): migrate from a copy of the file instead",
@@ -296,6 +298,57 @@ class HttpStream:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def log_id(endpoint: Endpoint, index: str) -> str:
+    """The identity of the log that a replication index counts in; empty where the server does not tell.
+
+    A server that was killed begins a new log on its next start, and counts from a number that it may have had before.
+    Asked with the greeting that replicas send (`wal_log.ReplicationLog/Hello`, gRPC-web); believed where the log it
+    speaks of is at `index`.
+    """
+    connection = None
+    try:
+        connection = _connect(endpoint, CONNECT_SECONDS)
+        headers = {"Content-Type": "application/grpc-web+proto", "X-Namespace-Bin": _NAMESPACE}
+        if endpoint.token:
+            headers["Authorization"] = f"Bearer {endpoint.token}"
+        connection.request("POST", f"{endpoint.path}/wal_log.ReplicationLog/Hello", bytes(5), headers)
+        body = connection.getresponse().read(65536)
+        fields = _protobuf(body[5 : 5 + int.from_bytes(body[1:5])])
+        known = fields.get(_HELLO_INDEX, 0) == int(index)
+        identity = fields.get(_HELLO_LOG, b"")
+        return identity.decode("ascii") if known and isinstance(identity, bytes) else ""
+    except (OSError, http.client.HTTPException, ValueError, IndexError):
+        return ""
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def _protobuf(message: bytes) -> dict[int, int | bytes]:
+    """The fields of a protobuf message, by number; ValueError or IndexError where it is none."""
+
+    def varint(at: int) -> tuple[int, int]:
+        value = shift = 0
+        while True:
+            value |= (message[at] & 127) << shift
+            at, more, shift = at + 1, message[at] > 127, shift + 7
+            if not more:
+                return value, at
+
+    fields: dict[int, int | bytes] = {}
+    at = 0
+    while at < len(message):
+        tag, at = varint(at)
+        value, at = varint(at)
+        if tag & 7 == 2:
+            fields[tag >> 3], at = message[at : at + value], at + value
+        elif tag & 7 == 0:
+            fields[tag >> 3] = value
+        else:
+            raise ValueError(f"field {tag >> 3} has wire type {tag & 7}")
+    return fields
 
 
 def _connect(place: Endpoint, timeout: float) -> http.client.HTTPConnection:

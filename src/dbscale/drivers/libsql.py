@@ -1,8 +1,9 @@
 """libSQL servers (sqld, Turso Cloud) as a source: consistent snapshots over streams that can be lost at any time.
 
 Every answer proves that the transaction still stands, or the snapshot counts as lost. A lost snapshot goes on only
-where it is certain that nothing was committed since it began: the server's replication index is the same, or the
-user says that nobody writes (a branch, blocked writes). Else `SnapshotLost`.
+where it is certain that nothing was committed since it began: a second connection, open since before, saw no commit;
+or the replication log and the index in it are the same; or the user says that nobody writes (a branch, blocked
+writes). Else `SnapshotLost`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import cached_property
 from typing import Protocol
 
-from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, parse, too_large
+from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, log_id, parse, too_large
 from dbscale.drivers.source import Value
 from dbscale.errors import DbscaleError, Finding, SourceError, Unreachable
 
@@ -26,6 +28,7 @@ PING_SECONDS = 4.0
 PATIENCE_SECONDS = 20.0
 """How long a server may be away, in the middle of a snapshot, before it counts as unreachable."""
 _SETTLE_SECONDS = 0.2
+_SELECT = re.compile(r"\s*(?:SELECT|WITH|VALUES)\b", re.IGNORECASE)
 _STATE = "SELECT schema_version, page_count FROM pragma_schema_version, pragma_page_count"
 PAGE_BYTES = 2_000_000
 _PAGE_ROWS = 4096
@@ -95,25 +98,28 @@ class LibsqlSource:
             self._readers = self._open(max(1, min(readers, MOST_READERS)), self._probe)
             for reader in self._readers:
                 stack.callback(reader.close)
+            token = _named(self._readers[0].state, self.endpoint)
+            for reader in self._readers:
+                reader.state = token
             self._note_limits(readers)
             stack.enter_context(_kept_alive([*self._readers, self._probe]))
             yield self._readers
 
     def fingerprint(self) -> str:
-        """The server's replication index with the schema's version and the size, of the open snapshot or of now.
+        """The server's replication log and the index in it, of the open snapshot or of now.
 
-        Where the index means nothing (Turso Cloud) or its moment cannot be told, each snapshot has a token of its own.
+        Where the server does not tell them (Turso Cloud, a websocket), or someone committed in that very moment, the
+        token equals no other.
         """
         state = self._readers[0].state if self._readers else self._state_now()
         return state or f"unknown-{uuid.uuid4()}"
 
     def changed_since_snapshot(self) -> bool:
         """Whether anyone has committed since the open snapshot was taken; True where the server cannot tell."""
-        if self.frozen or not self._readers:
+        if self.frozen or not self._readers or self._probe is None or not self._probe.changed():
             return False
-        if state := self._readers[0].state:
-            return self._state_now() != state
-        return self._probe is None or self._probe.changed()
+        state = self._readers[0].state
+        return not state or self._state_now() != state
 
     def interrupt(self) -> None:
         """Stop every read, from any thread: each raises SourceError."""
@@ -121,13 +127,9 @@ class LibsqlSource:
         for reader in tuple(self._readers):
             reader.interrupt()
 
-    @property
-    def _certain(self) -> bool:
-        return not self.endpoint.turso_cloud
-
     def _state_now(self) -> str:
         with closing(self._stream()) as stream:
-            return _begin(stream, self._certain)
+            return _named(_begin(stream, self.endpoint), self.endpoint)
 
     def _stream(self) -> Stream:
         if self.endpoint.websocket:
@@ -136,11 +138,11 @@ class LibsqlSource:
             return WebSocketStream(self.endpoint, timeout=self._timeout)
         return HttpStream(self.endpoint, timeout=self._timeout)
 
-    def _reader(self) -> LibsqlReader:
+    def _reader(self, probe: _Probe) -> LibsqlReader:
         return LibsqlReader(
             self._stream,
-            title=self.title,
-            certain=self._certain,
+            endpoint=self.endpoint,
+            probe=probe,
             frozen=self.frozen,
             patience=self._patience,
             stopped=self._stopped,
@@ -151,11 +153,11 @@ class LibsqlSource:
         for _ in range(_ROUNDS):
             with ExitStack() as undo:
                 known = probe.look()
-                opened = [undo.enter_context(closing(self._reader())) for _ in range(count if known else 1)]
+                opened = [undo.enter_context(closing(self._reader(probe))) for _ in range(count if known else 1)]
                 if len(opened) == 1 or not probe.changed():
                     undo.pop_all()
                     return opened
-        return [self._reader()]
+        return [self._reader(probe)]
 
     def _forget(self) -> None:
         self._readers = ()
@@ -164,11 +166,11 @@ class LibsqlSource:
     def _note_limits(self, wanted: int) -> None:
         if wanted > 1 and len(self._readers) == 1:
             self._note("libsql-one-reader", "the server could not give several readers one state: one reads alone", "")
-        if not self.frozen and not self._readers[0].state:
+        if not self.frozen and self.endpoint.turso_cloud:
             self._note(
-                "libsql-unproven-loss",
-                "should the server give up the snapshot, nothing can prove that the data is still the same",
-                "migrate from `turso db export`, from a branch, or while writes are blocked",
+                "libsql-short-transactions",
+                "Turso Cloud ends a transaction after about five seconds: while others write, a copy may not get done",
+                "migrate from a file of `turso db export`, from a branch, or while writes are blocked",
             )
 
     def _note(self, code: str, says: str, try_: str) -> None:
@@ -185,25 +187,32 @@ class _Probe:
 
     def look(self) -> bool:
         """Remember the state of now; False where the server does not tell."""
-        self._version = self._read()
-        return self._version is not None
+        with self._lock:
+            self._version = self._read()
+            return self._version is not None
 
     def changed(self) -> bool:
         """Whether anyone has committed since `look`; True where that cannot be told."""
-        return self._version is None or self._read() != self._version
+        with self._lock:
+            if self._version is None:
+                return True
+            version = self._read()
+            if version is None:  # another stream would count from another number
+                self._version = None
+            return version != self._version or version is None
 
     def keep_alive(self) -> None:
-        if self._version is not None:
-            self._read()
+        """Use the stream, which the server drops when it is idle."""
+        self.changed()
 
     def _read(self) -> Value:
-        with self._lock, suppress(StreamLost, DbscaleError):
+        with suppress(StreamLost, DbscaleError):
             return next(self._stream.execute("SELECT data_version FROM pragma_data_version").rows)[0]
         return None
 
 
-def _begin(stream: Stream, certain: bool) -> str:
-    """Begin a transaction and its snapshot; the state's token, empty where none can be had.
+def _begin(stream: Stream, endpoint: Endpoint) -> str:
+    """Begin a transaction and its snapshot; the index of its state and more, empty where none can be had.
 
     The index is told before the snapshot begins and after: only where it is the same is it the snapshot's.
     """
@@ -211,9 +220,15 @@ def _begin(stream: Stream, certain: bool) -> str:
     (schema_version, page_count), *_ = first.rows
     if not first.within:
         raise SourceError("the server does not keep transactions open", try_="migrate from a copy of the file")
-    if not certain or not first.index or begun.index != first.index:
+    if endpoint.turso_cloud or not first.index or begun.index != first.index:
         return ""
     return f"{first.index}.{schema_version!r}.{page_count!r}"
+
+
+def _named(state: str, endpoint: Endpoint) -> str:
+    """The state with the log that its index counts in: a token; empty where the server does not tell the log."""
+    log = log_id(endpoint, state.partition(".")[0]) if state else ""
+    return f"{log}.{state}" if log else ""
 
 
 class LibsqlReader:
@@ -223,15 +238,16 @@ class LibsqlReader:
         self,
         open_stream: Callable[[], Stream],
         *,
-        title: str,
-        certain: bool,
+        endpoint: Endpoint,
+        probe: _Probe,
         frozen: bool,
         patience: float,
         stopped: threading.Event,
     ) -> None:
         self._open_stream = open_stream
-        self._title = title
-        self._certain = certain
+        self._title = endpoint.title
+        self._endpoint = endpoint
+        self._probe = probe
         self._frozen = frozen
         self._patience = patience
         self._stopped = stopped
@@ -242,31 +258,40 @@ class LibsqlReader:
         self._used = time.monotonic()
         self._stream: Stream | None = open_stream()
         try:
-            self.state = _begin(self._stream, certain)
-            version, encoding = self._first("SELECT sqlite_version(), encoding FROM pragma_encoding")
-            self._encoding = str(encoding).lower().replace("-", "_")
-            self._library = tuple(int(part) for part in str(version).split("."))
-            self._arguments = self._most_arguments()
+            self.state = _begin(self._stream, endpoint)
         except StreamLost as lost:
-            raise Unreachable(f"the stream was lost at once: {lost}", where=title, try_="run it again") from lost
+            raise Unreachable(f"the stream was lost at once: {lost}", where=self._title, try_="run it again") from lost
         except BaseException:
             self.close()
             raise
 
-    @property
+    @cached_property
     def library(self) -> tuple[int, int, int]:
-        major, minor, patch = self._library[:3]
-        return major, minor, patch
+        """The version of the server's SQLite."""
+        ((version,),) = self.rows("SELECT sqlite_version()")
+        major, minor, patch = str(version).split(".")[:3]
+        return int(major), int(minor), int(patch)
 
-    @property
+    @cached_property
     def function_arguments(self) -> int:
-        return self._arguments
+        """The most arguments that a function takes there: the server is asked to parse one with 128."""
+        try:
+            list(self.rows(f"SELECT max({','.join('0' * 128)})"))
+        except Refused:
+            return 127
+        return 1000
+
+    @cached_property
+    def _encoding(self) -> str:
+        """How the database stores text, by the first character of a text's bytes."""
+        ((character,),) = self.rows("SELECT CAST('A' AS BLOB)")
+        return {b"A": "utf-8", b"A\0": "utf-16-le", b"\0A": "utf-16-be"}[character]  # type: ignore[index]
 
     def rows(self, sql: str, parameters: Sequence[Value] = ()) -> Iterator[tuple[Value, ...]]:
         """The rows of one SELECT. SnapshotLost, Refused (with the server's code), SourceError, Unreachable."""
-        if not re.match(r"\s*(?:SELECT|WITH|VALUES)\b", sql, re.IGNORECASE):
-            yield from self._ask(lambda stream: stream.execute(sql, parameters)).rows
-            return
+        if not _SELECT.match(sql):
+            # a server drops the stream of a read-only token that asks for anything else
+            raise SourceError(f"not a SELECT: {sql[:60]}", where=self._title, try_="SELECT … FROM pragma_…('name')")
         width = self._width(sql, parameters)
         if sql not in self._long:
             try:
@@ -375,17 +400,17 @@ class LibsqlReader:
 
     def _again(self) -> Stream:
         """A new stream on the same state; SnapshotLost where it cannot be proven to be the same."""
-        if not self.state and not self._frozen:
-            raise self._lost("the server tells no replication index that could prove that nothing changed")
         stream = self._open_stream()
         try:
-            state = _begin(stream, self._certain)
-            if not self._frozen:
+            state = _begin(stream, self._endpoint)
+            if not self._frozen and self._probe.changed():
                 # A commit is visible a moment before the server's index counts it.
                 time.sleep(_SETTLE_SECONDS)
                 index = stream.execute("SELECT 1").index
-                if state != self.state or not state.startswith(f"{index}."):
-                    raise self._lost("commits were made since")
+                if not self.state:
+                    raise self._lost("nothing proves that the data is still the same")
+                if not state.startswith(f"{index}.") or _named(state, self._endpoint) != self.state:
+                    raise self._lost("commits were made since, or the server was started anew")
         except BaseException:
             stream.close()
             raise
@@ -413,16 +438,6 @@ class LibsqlReader:
     def _describe(self, stream: Stream, sql: str, parameters: Sequence[Value]) -> Answer:
         self._widths[sql] = stream.columns(sql, parameters)
         return Answer(rows=iter(()), within=True)
-
-    def _first(self, sql: str) -> tuple[Value, ...]:
-        return next((self._stream or self._again()).execute(sql).rows)
-
-    def _most_arguments(self) -> int:
-        try:
-            self._first(f"SELECT max({','.join('0' * 128)})")
-        except Refused:
-            return 127
-        return 1000
 
     def _decoded(self, row: tuple[Value, ...], width: int) -> tuple[Value, ...]:
         flags = "".join(str(text) for text in row[width:])

@@ -170,6 +170,10 @@ class _WideSession:
         self._session = session
 
     def ws_connect(self, url: str, **options: Any) -> Any:
+        import aiohttp
+
+        # closing waits for the server's part in it, 10 s by default, before the error that led to it is told
+        options["timeout"] = aiohttp.ClientWSTimeout(ws_close=1.0)
         return self._session.ws_connect(url, max_msg_size=MESSAGE_BYTES, **options)
 
 
