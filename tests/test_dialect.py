@@ -1,9 +1,11 @@
 """The same expression on both databases: equal on every row, or refused."""
+# ruff: noqa: E501 - the lists of expressions are wide
 
 from __future__ import annotations
 
 import datetime
 import decimal
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -11,11 +13,10 @@ from typing import Any
 import apsw
 import psycopg
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dbscale.migrate.dialect import Scope, Untranslatable, column_value, condition, stored, table_scope, translate
-from dbscale.migrate.grammar import NotUnderstood, parse_expression
+from dbscale.migrate.dialect import Scope, Untranslatable, column_value, table_scope, translate
 from dbscale.migrate.model import Choice, SourceColumn
 from dbscale.plan import Conversion
 from dbscale.schema import quote
@@ -89,10 +90,10 @@ class Pair:
             with self.postgres.cursor() as cursor:
                 cursor.execute(f"INSERT INTO t VALUES ({', '.join('%s' for _ in given)})", given)  # type: ignore[call-overload]
 
-    def ask_sqlite(self, expression: str, tail: str = "ORDER BY id") -> list[Any]:
+    def ask_sqlite(self, expression: str, tail: str = "ORDER BY t.id") -> list[Any]:
         return [row[0] for row in self.sqlite.execute(f"SELECT {expression} FROM t {tail}")]
 
-    def ask_postgres(self, sql: str, tail: str = "ORDER BY id") -> list[Any]:
+    def ask_postgres(self, sql: str, tail: str = "ORDER BY t.id") -> list[Any]:
         # No parameters are given, so that psycopg leaves % and ? alone, as it does with a plan's SQL.
         return [plain(row[0]) for row in self.postgres.execute(f"SELECT {sql} FROM t {tail}")]  # type: ignore[call-overload]
 
@@ -324,17 +325,45 @@ def test_any_expression_is_equal_or_refused(pair: Pair, expression: str) -> None
         ours = pair.ask_postgres(value.sql)
     except (psycopg.errors.NumericValueOutOfRange, psycopg.errors.FloatingPointException):
         return  # past 64 bits SQLite goes on in floating point; PostgreSQL says so
-    assert [_rounded(own) for own in ours] == [_rounded(own) for own in theirs], value.sql
+    # The two may differ in the last digits of a real number, and SQLite calculates with whole numbers where a
+    # decimal column happens to hold one.
+    assert all(map(_close, ours, theirs)), f"{value.sql}: {ours} {theirs}"
 
 
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.12g}") if isinstance(value, float) else value
+def _close(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-12)
+    return bool(one == other)
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     st.text(max_size=40)
-    | st.lists(st.sampled_from("i = ( ) 'a' \"b\" , CASE WHEN END IN + - || x'0' 1 NOT NULL IS".split())).map(" ".join)
+    | st.lists(
+        st.sampled_from(
+            [
+                "i",
+                "=",
+                "(",
+                ")",
+                "'a'",
+                '"b"',
+                ",",
+                "CASE",
+                "WHEN",
+                "END",
+                "IN",
+                "+",
+                "-",
+                "||",
+                "x'0'",
+                "1",
+                "NOT",
+                "NULL",
+                "IS",
+            ]
+        )
+    ).map(" ".join)
 )
 def test_any_text_is_translated_or_refused(text: str) -> None:
     try:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import cast
 
 from dbscale import schema as pg
-from dbscale.migrate import defaults
-from dbscale.migrate.dialect import Scope, compile_node, condition, fitted
+from dbscale.migrate import defaults, functions
+from dbscale.migrate.dialect import Scope, compile_node, condition, stored
 from dbscale.migrate.draft import Draft
-from dbscale.migrate.grammar import NotUnderstood, parse_expression
+from dbscale.migrate.facts import MOST_COLUMNS, PAGE_ROW
+from dbscale.migrate.grammar import Node, NotUnderstood, names_in, parse_expression, tokens
 from dbscale.migrate.model import (
     Choice,
     SourceColumn,
@@ -21,7 +23,7 @@ from dbscale.migrate.model import (
     SourceTerm,
 )
 from dbscale.migrate.names import object_name
-from dbscale.migrate.values import Untranslatable, Value, by_collation, kind_of
+from dbscale.migrate.values import Untranslatable, Value, ascii_lower, by_collation, kind_of
 from dbscale.plan import LoadColumn
 
 WIDEST_KEY = 2704
@@ -30,8 +32,10 @@ WIDEST_KEY = 2704
 
 def table(draft: Draft, source: SourceTable) -> pg.Table:
     """The table without its foreign keys, which need all tables to be there."""
+    _limits(draft, source)
     columns = tuple(_columns(draft, source))
     keys, key_indexes = _keys(draft, source)
+    keys += tuple(_keys_for_children(draft, source))
     indexes = tuple(_indexes(draft, source))
     checks = tuple(_checks(draft, source))
     return pg.Table(
@@ -41,6 +45,41 @@ def table(draft: Draft, source: SourceTable) -> pg.Table:
         indexes=(*key_indexes, *indexes),
         checks=checks,
     )
+
+
+def _limits(draft: Draft, source: SourceTable) -> None:
+    """Blockers for tables that PostgreSQL cannot hold, and a finding for NOT NULL's ON CONFLICT."""
+    if len(source.columns) > MOST_COLUMNS:
+        draft.note(
+            "too-many-columns",
+            source.name,
+            f"it has {len(source.columns)} columns, and PostgreSQL takes {MOST_COLUMNS}",
+            try_="split it into two tables in SQLite, or leave it out with --skip",
+            level="blocker",
+        )
+    wide = draft.facts.wide_rows.get(source.name, 0)
+    if wide:
+        draft.note(
+            "row-too-wide",
+            source.name,
+            f"{wide} rows take more than the {PAGE_ROW} bytes of a page even with all long values stored aside",
+            try_="split it into two tables in SQLite, or leave it out with --skip",
+            level="blocker",
+        )
+    try:
+        words = [token.text.upper() for token in tokens(source.sql)]
+    except NotUnderstood:
+        words = []
+    for place in range(len(words) - 4):
+        if words[place : place + 4] == ["NOT", "NULL", "ON", "CONFLICT"] and words[place + 4] != "ABORT":
+            draft.note(
+                "on-conflict",
+                source.name,
+                f"NOT NULL ON CONFLICT {words[place + 4]} has no counterpart: PostgreSQL raises an error",
+                try_="see to it in the statements that rely on it",
+                level="behaviour",
+                original=source.sql,
+            )
 
 
 # -- columns ---------------------------------------------------------------------------------------------------
@@ -102,37 +141,24 @@ def _not_null(draft: Draft, source: SourceTable, column: SourceColumn) -> bool:
 
 
 def _generated(draft: Draft, source: SourceTable) -> dict[str, str]:
-    """The expressions of the columns that PostgreSQL can generate; the others are filled with SQLite's values."""
+    """The expressions of the columns that PostgreSQL can generate; the others are filled with SQLite's values.
+
+    One may not refer to another in PostgreSQL, so that an expression takes the place of each name.
+    """
     found: dict[str, str] = {}
-    waiting = [column for column in source.columns if column.generated]
-    names = {column.name.lower() for column in waiting}
-    progress = True
-    while waiting and progress:
-        progress = False
-        for column in list(waiting):
-            scope = draft.scope(source, inline=True)
-            done = {name.lower() for owner, name in draft.inlined if owner == source.name}
-            visible = {name: value for name, value in scope.columns.items() if name not in names or name in done}
+    pending = {ascii_lower(column.name): column for column in source.columns if column.generated}
+    while pending:
+        ready = [column for low, column in pending.items() if not names_in(column.expression) & pending.keys() - {low}]
+        for column in ready or list(pending.values()):
+            del pending[ascii_lower(column.name)]
             try:
-                node = parse_expression(column.expression)
-                value = compile_node(node, replace(scope, columns=visible))
-                choice = draft.choice(source.name, column.name)
-                sql = fitted(value, choice.type, immutable=True)
-            except (Untranslatable, NotUnderstood) as error:
-                column_error = str(error)
-                if "there is no column" in column_error and len(waiting) > 1:
-                    continue
-                waiting.remove(column)
-                progress = True
-                _not_generated(draft, source, column, column_error)
+                type_ = draft.choice(source.name, column.name).type
+                found[column.name] = sql = stored(column.expression, draft.scope(source, inline=True), type_)
+            except Untranslatable as error:
+                _not_generated(draft, source, column, error.reason)
                 continue
-            found[column.name] = sql
             own = draft.values(source)[column.name]
             draft.inlined[source.name, column.name] = replace(own, sql=sql, atom=False)
-            waiting.remove(column)
-            progress = True
-    for column in waiting:
-        _not_generated(draft, source, column, "it leans on a generated column that could not be translated")
     return found
 
 
@@ -193,6 +219,23 @@ def _key_index(draft: Draft, source: SourceTable, key: SourceKey, wide: tuple[st
     columns = "_".join(draft.names.column(source.name, source.column(name).name) for name in key.columns)
     otherwise = object_name(draft.names.table(source.name), columns, label)
     return pg.Index(name=draft.names.index(source.name, "", otherwise), terms=tuple(terms), unique=True)
+
+
+def _keys_for_children(draft: Draft, source: SourceTable) -> Iterator[pg.Key]:
+    """UNIQUE for what foreign keys refer to, where the values are unique and only the constraint is missing."""
+    for owner, columns in sorted(draft.facts.unique_parents):
+        if owner == source.name and not _wide(draft, source, columns):
+            given = tuple(draft.names.column(source.name, name) for name in columns)
+            otherwise = object_name(draft.names.table(source.name), "_".join(given), "key")
+            name = draft.names.constraint(source.name, "", otherwise, key=True)
+            draft.note(
+                "unique-added",
+                f"{source.name} ({', '.join(columns)})",
+                "foreign keys refer to it, so that PostgreSQL needs it UNIQUE; its values are, and it is made so",
+                try_="leave out the foreign keys in SQLite if the values may repeat",
+                level="behaviour",
+            )
+            yield pg.Key(name=name, columns=given)
 
 
 def _collated(draft: Draft, source: SourceTable, key: SourceKey) -> bool:
@@ -298,10 +341,12 @@ def _index(draft: Draft, source: SourceTable, index: SourceIndex) -> pg.Index:
 
 def _term(scope: Scope, term: SourceTerm, *, digest: bool) -> str:
     if term.column:
-        value = scope.columns[_lower(term.column)]
+        value = scope.columns[ascii_lower(term.column)]
         sql = _digest(value, term.collation) if digest else _term_sql(value, term.collation)
     else:
         value = compile_node(_parsed(term.expression), scope)
+        if value.kind == "dynamic":
+            value = functions.json_text(value)
         if value.kind in ("null", "json") or value.constant is not None:
             raise Untranslatable(f"a B-tree does not order {value.kind}")
         collation = term.collation if value.kind == "text" else "BINARY"
@@ -309,17 +354,11 @@ def _term(scope: Scope, term: SourceTerm, *, digest: bool) -> str:
     return sql + (" DESC" if term.descending else "")
 
 
-def _parsed(expression: str):  # type: ignore[no-untyped-def]
+def _parsed(expression: str) -> Node:
     try:
         return parse_expression(expression)
     except NotUnderstood as error:
         raise Untranslatable(f"it is not understood: {error}") from error
-
-
-def _lower(name: str) -> str:
-    from dbscale.migrate.values import ascii_lower
-
-    return ascii_lower(name)
 
 
 def _sql_in(value: Value, collation: str) -> str:
@@ -443,6 +482,11 @@ def _foreign_key(
             try_="remove or mend those rows, then ALTER TABLE … VALIDATE CONSTRAINT …",
             level="behaviour",
         )
+    actions = {key.on_update.upper(), f"DELETE {key.on_delete.upper()}"}
+    if actions & _WRITING and any(drafted[source.name].column(name).generated for name in columns):
+        says = "its action would write a generated column, which PostgreSQL does not allow"
+        draft.note("foreign-key-left-out", where, says, try_="do it with a trigger", level="behaviour")
+        return None
     otherwise = object_name(draft.names.table(source.name), "_".join(columns), "fkey")
     return pg.ForeignKey(
         name=draft.names.constraint(source.name, key.name, otherwise),
@@ -456,10 +500,12 @@ def _foreign_key(
     )
 
 
-def _no_parent(draft: Draft, where: str, key: SourceForeignKey, drafted: Mapping[str, pg.Table]) -> None:
-    import difflib
+_WRITING = frozenset({"CASCADE", "SET NULL", "SET DEFAULT", "DELETE SET NULL", "DELETE SET DEFAULT"})
 
-    near = difflib.get_close_matches(key.parent, [name for name in drafted if name != key.parent], n=1)
+
+def _no_parent(draft: Draft, where: str, key: SourceForeignKey, drafted: Mapping[str, pg.Table]) -> None:
+    near = difflib.get_close_matches(key.parent, drafted, n=1)
+    near = near or [name for name in drafted if key.parent.lower().startswith(name.lower() + "_")]
     hint = f"; there is {near[0]}" if near else ""
     draft.note(
         "foreign-key-left-out",

@@ -171,8 +171,15 @@ def order_term(value: Value) -> str:
     raise Untranslatable(f"SQLite orders {value.kind} as text")
 
 
-def compile_node(node: Node, scope: Scope) -> Value:  # noqa: C901, PLR0912 - one branch a kind of node
-    """The translation of one node; `functions.py` has the calls, `views.py` the subqueries."""
+def compile_node(node: Node, scope: Scope) -> Value:
+    """The translation of a tree. Untranslatable when PostgreSQL cannot be told to give the same answer."""
+    value = _node(node, scope)
+    # PostgreSQL gives text to an expression that is NULL throughout; a bare NULL takes any type.
+    return NULL if value.kind == "null" else value
+
+
+def _node(node: Node, scope: Scope) -> Value:  # noqa: C901, PLR0912 - one branch a kind of node
+    """One node; `functions.py` has the calls, `views.py` the subqueries."""
     match node:
         case Constant():
             return constant_value(node)

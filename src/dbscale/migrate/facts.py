@@ -9,8 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dbscale.drivers.source import Reader
-from dbscale.migrate.model import Choice, SourceForeignKey, SourceSchema, SourceTable
+from dbscale.migrate.affinity import affinity
+from dbscale.migrate.cells import TRUE_WORDS, parse_type
+from dbscale.migrate.model import Choice, SourceColumn, SourceForeignKey, SourceSchema, SourceTable
+from dbscale.plan import Conversion
 from dbscale.schema import quote
+
+MOST_COLUMNS = 1600
+"""Columns of a table (MaxHeapAttributeNumber, src/include/access/htup_details.h)."""
+PAGE_ROW = 8160
+"""Bytes of a row that fit in a page (MaxHeapTupleSize, the same)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +43,18 @@ def read(reader: Reader, schema: SourceSchema, choices: Mapping[tuple[str, str],
         for place, key in enumerate(table.foreign_keys)
         if (count := _orphans(reader, schema, table, key))
     }
-    return Facts(orphans=orphans, unique_parents=frozenset(_unique_parents(reader, schema)))
+    duplicates = {
+        (table.name, columns): count
+        for table in schema.tables
+        for columns in _unique_columns(table)
+        if (count := _duplicates(reader, table, columns, choices))
+    }
+    return Facts(
+        orphans=orphans,
+        unique_parents=frozenset(_unique_parents(reader, schema)),
+        duplicates=duplicates,
+        wide_rows={table.name: count for table in schema.tables if (count := _wide_rows(reader, table))},
+    )
 
 
 def _orphans(reader: Reader, schema: SourceSchema, table: SourceTable, key: SourceForeignKey) -> int:
@@ -75,6 +94,74 @@ def _unique_parents(reader: Reader, schema: SourceSchema) -> Iterator[tuple[str,
             twice = f"SELECT 1 FROM {quote(parent.name)} WHERE {filled} GROUP BY {names} HAVING count(*) > 1 LIMIT 1"
             if not _count(reader, f"SELECT count(*) FROM ({twice})"):
                 yield parent.name, columns
+
+
+def _unique_columns(table: SourceTable) -> Iterator[tuple[str, ...]]:
+    """The columns of every key and plain unique index."""
+    for key in table.keys:
+        if not (table.rowid_column and key.columns == (table.rowid_column,)):
+            yield key.columns
+    for index in table.indexes:
+        if index.unique and not index.where and all(term.column for term in index.terms):
+            yield tuple(term.column for term in index.terms)
+
+
+def _duplicates(
+    reader: Reader, table: SourceTable, columns: tuple[str, ...], choices: Mapping[tuple[str, str], Choice]
+) -> int:
+    """How many values of a key occur more than once when they are converted; 0 where conversion keeps them apart."""
+    owned = [table.column(name) for name in columns]
+    forms = [_one_form(column, choices[table.name, column.name].conversion) for column in owned]
+    if not any(forms):
+        return 0
+    terms = [form or f"{quote(column.name)} COLLATE BINARY" for form, column in zip(forms, owned, strict=True)]
+    filled = " AND ".join(f"{quote(column.name)} IS NOT NULL" for column in owned)
+    twice = f"SELECT 1 FROM {quote(table.name)} WHERE {filled} GROUP BY {', '.join(terms)} HAVING count(*) > 1"
+    return _count(reader, f"SELECT count(*) FROM ({twice})")
+
+
+def _one_form(column: SourceColumn, conversion: Conversion) -> str:
+    """SQL that gives one form to values that become one; empty where SQLite's own equality tells the same."""
+    x = quote(column.name)
+    family = parse_type(conversion.to).family
+    if family == "boolean" and conversion.texts:
+        words = ", ".join(f"'{word}'" for word in TRUE_WORDS)
+        return f"lower({x}) IN ({words})"
+    if family == "uuid":
+        digits = f"lower(replace(replace(replace({x}, '-', ''), '{{', ''), '}}', ''))"
+        return f"CASE typeof({x}) WHEN 'blob' THEN lower(hex({x})) ELSE {digits} END"
+    if family == "timestamp" and conversion.texts == "iso":
+        # To the second in UTC, and the digits of the fraction that come before an offset.
+        part = f"substr({x}, 21, 6)"
+        digits = f"rtrim(substr({part}, 1, length({part}) - length(ltrim({part}, '0123456789'))), '0')"
+        moment = f"strftime('%Y-%m-%d %H:%M:%S', {x}) || CASE WHEN substr({x}, 20, 1) = '.' THEN {digits} ELSE '' END"
+        return f"CASE typeof({x}) WHEN 'text' THEN {moment} ELSE {x} END"
+    if family in ("integer", "numeric", "float") and conversion.texts:
+        return f"CAST({x} AS NUMERIC)"
+    several = sum(map(bool, (conversion.integers or conversion.reals, conversion.texts, conversion.blobs))) > 1
+    if family in ("text", "bytea") and several and (conversion.blobs or affinity(column.declared) != "TEXT"):
+        return f"CAST({x} AS BLOB)"
+    return ""
+
+
+INLINE = 18
+"""Bytes of a value that PostgreSQL stores aside (a TOAST pointer); no smaller value is moved."""
+
+
+def _wide_rows(reader: Reader, table: SourceTable) -> int:
+    """Rows that stay larger than a page when all that can be is stored aside: only very many columns make them."""
+    if len(table.columns) * INLINE < PAGE_ROW or len(table.columns) > MOST_COLUMNS:
+        return 0
+    sizes = [
+        f"CASE typeof({quote(column.name)}) WHEN 'null' THEN 0 WHEN 'integer' THEN 8 WHEN 'real' THEN 8"
+        f" ELSE min(length(CAST({quote(column.name)} AS BLOB)) + 1, {INLINE}) END"
+        for column in table.columns
+    ]
+    while len(sizes) > 1:
+        # A flat sum of a thousand terms would be deeper than SQLite reads.
+        sizes = [f"({' + '.join(sizes[place : place + 50])})" for place in range(0, len(sizes), 50)]
+    header = 24 + len(table.columns) // 8
+    return _count(reader, f"SELECT count(*) FROM {quote(table.name)} WHERE {header} + {sizes[0]} > {PAGE_ROW}")
 
 
 def _held_unique(table: SourceTable, columns: tuple[str, ...]) -> bool:

@@ -390,7 +390,7 @@ def _aggregate_extreme(name: str) -> Callable[[Call, Arguments, str], Value]:
                 raise Untranslatable(f"{name}() with a collation")
             sql = f'{name}({value.operand} COLLATE "C"){tail}'
             return Value(sql=sql, kind="text", repeatable=False)
-        number = value if value.kind in MOMENTS else as_number(value)
+        number = value if value.kind in MOMENTS else _summand(value)
         return replace(number, sql=f"{name}({number.sql}){tail}", atom=True, affinity="", repeatable=False)
 
     return translate
@@ -476,6 +476,12 @@ def json_path(value: Value, path: Value, *, arrow: bool = False, document: bool 
     if document:
         return Value(sql=sql, kind="jsonb", atom=False, repeatable=value.repeatable)
     return Value(sql=f"NULLIF({sql}, 'null'::jsonb)", kind="dynamic", repeatable=value.repeatable)
+
+
+def json_text(value: Value) -> Value:
+    """A value out of JSON as text, `j #>> path`, for an index: that is how PostgreSQL's own queries ask for it."""
+    sql = value.sql.removeprefix("NULLIF(").removesuffix(", 'null'::jsonb)")
+    return replace(value, sql=sql.replace(" #> ", " #>> ", 1), kind="text", atom=False)
 
 
 def json_arrow(operator: str, left: Value, right: Value) -> Value:

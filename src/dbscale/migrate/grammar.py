@@ -201,6 +201,21 @@ def children(node: Node) -> tuple[Node, ...]:
     return tuple(child for child in found if child is not None)
 
 
+def names_in(expression: str) -> frozenset[str]:
+    """The columns that `expression` names, in lower case, as far as it is understood."""
+    try:
+        nodes = [parse_expression(expression)]
+    except NotUnderstood:
+        return frozenset()
+    found = set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Name):
+            found.add(node.parts[-1].lower())
+        nodes += children(node)
+    return frozenset(found)
+
+
 _TOKEN = re.compile(
     r"""
     (?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
