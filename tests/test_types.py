@@ -289,6 +289,7 @@ VALUES = st.lists(st.one_of(st.none(), TEXTS, NUMBERS, st.binary(max_size=9)), m
     st.one_of(VALUES, st.lists(TEXTS, max_size=4), st.lists(MOMENTS, max_size=4), st.lists(NUMBERS, max_size=4)),
 )
 @example("DATETIME", [1700000000.1234567])
+@example("BOOLEAN", [2**53 + 1, 2.0**63])
 @example("DECIMAL(6,2)", [1e-7, 9999.995])
 @example("UUID", ["{550E8400-E29B-41D4-A716-446655440001}", b"0123456789abcdef"])
 def test_whatever_is_chosen_takes_every_value(declared: str, values: list[object]) -> None:

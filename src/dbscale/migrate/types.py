@@ -160,11 +160,11 @@ def _vector_type(asked: Wish, options: Options) -> str:
 
 def _shapes(table: SourceTable, column: SourceColumn, types: list[str], options: Options) -> list[str]:
     """What to ask of one column, for the types it may become."""
-    kind = wish(column.declared).kind
+    meant = wish(column.declared)
     shapes = [name for type_ in (*types, *_targets(column, options)) for name in shapes_for(type_)]
-    if kind == "json":
+    if meant.kind == "json":
         shapes.append(DUPLICATE_KEYS)
-    if kind in ("any", "integer"):
+    if meant.affinity != "TEXT":
         shapes.append(INEXACT)
     if any(column.name in key.columns and len(key.columns) == 1 for key in table.keys):
         shapes.append(COLLISIONS)
