@@ -127,12 +127,15 @@ def test_two_at_once(marketplace: Path, database: str) -> None:
     command = [sys.executable, str(CLIENT), "0", "before", "10", *migrate(marketplace, database)]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        with psycopg.connect(database, autocommit=True) as connection:
+        with psycopg.connect(database) as held:
             for _ in range(400):
-                if connection.execute("SELECT to_regclass('dbscale.loads')").fetchone() != (None,):
+                if held.execute("SELECT to_regclass('dbscale.loads')").fetchone() != (None,):
                     break
+                held.rollback()
                 time.sleep(0.02)
-        second = client(0, "before", *migrate(marketplace, database))
+            # The first waits with its next checkpoint for as long as this transaction is open.
+            held.execute("LOCK TABLE dbscale.loads IN SHARE MODE")
+            second = client(0, "before", *migrate(marketplace, database))
         assert second.returncode == 2, second.stderr
         assert "is at work on this target" in second.stderr
     finally:
