@@ -221,6 +221,7 @@ def test_disk_full(full_disk: Path, marketplace: Path, new_database: Callable[..
         os.chown(full_disk, stat.st_uid, stat.st_gid)
         connection.execute(f"CREATE TABLESPACE small_{os.getpid()} LOCATION '{full_disk}'")
         connection.execute(f'ALTER DATABASE "{name}" SET default_tablespace = small_{os.getpid()}')
+        connection.execute(f"SET default_tablespace = small_{os.getpid()}")
         connection.execute("CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 4900)")
     try:
         refused(dbscale("migrate", str(marketplace), url), 4, "No space left")
