@@ -126,13 +126,14 @@ def source_sql(column: str, conversion: Conversion, library: tuple[int, int, int
         "blob": _blob_sql(x, conversion, to, library),
     }
     known = {storage: form for storage, form in forms.items() if form}
-    tests = "".join(f" WHEN '{storage}' THEN {form[0]}" for storage, form in known.items())
+    # AND and OR stop early only where they decide a branch: as the value of a CASE, all of it would be worked out
+    tests = "".join(f" OR typeof({x})='{storage}' AND ({form[0]})" for storage, form in known.items())
     texts = {form[1] for form in known.values()}
     branches = "".join(f" WHEN '{storage}' THEN {form[1]}" for storage, form in known.items())
     text = texts.pop() if len(texts) == 1 else f"CASE typeof({x}){branches} END" if known else "NULL"
     if not is_quoted(conversion.to):
         text = f"CASE WHEN {x} IS NOT NULL THEN {text} END"
-    return Spelling(f"CASE typeof({x}) WHEN 'null' THEN 1{tests} END", text, is_quoted(conversion.to))
+    return Spelling(f"({x} IS NULL{tests})", text, is_quoted(conversion.to))
 
 
 Form = tuple[str, str] | None
@@ -208,16 +209,21 @@ def _text_sql(x: str, conversion: Conversion, to: Type) -> Form:
         return f"length({x})=10 AND date(julianday({x}))={x}", f"format('%08x',{days}&4294967295)"
     if to.family != "timestamp":
         return None
-    # back from the seconds to the same text: the day exists, and nothing is read as something else
-    there = f"{clean} AND datetime(unixepoch(substr({x},1,19)),'unixepoch')=replace(substr({x},1,19),'T',' ')"
-    fraction = f"CASE WHEN substr({x},20,1)='.' THEN rtrim(substr({x},21),'Z') ELSE '' END"
-    utc = "'','Z'" if to.name == "timestamptz" else "''"
-    fits = f"substr({x},20,1) IN ({utc},'.') AND {fraction} NOT GLOB '*[^0-9]*' AND length({x})<=27"
     if to.name == "timestamp":
-        fits += f" AND {x} NOT GLOB '*Z'"
-    fits += f" AND (substr({x},20,1)<>'Z' OR length({x})=20) AND length({fraction})<=6"
-    microseconds = f"unixepoch(substr({x},1,19))*{_MILLION}+CAST(substr({fraction}||'000000',1,6) AS INTEGER)"
-    return f"{there} AND {fits}", _moment_sql(f"({microseconds})", to)
+        tail, zone = "0", "''"
+    else:
+        tail = f"CASE WHEN substr({x},-1)='Z' THEN 1 WHEN substr({x},-6,1) IN ('+','-') THEN 6 ELSE 0 END"
+        zone = f"substr({x},20+length({x})-19-{tail})"
+    fraction = f"substr({x},20,length({x})-19-{tail})"
+    # back from the seconds to the same text: the day exists, and nothing is read as something else
+    there = f"datetime(unixepoch(substr({x},1,19)),'unixepoch')=replace(substr({x},1,19),'T',' ')"
+    digits = f"{fraction}='' OR {fraction} GLOB '.[0-9]*' AND {fraction} NOT GLOB '.*[^0-9]*' AND length({fraction})<8"
+    fits = f"{clean} AND ({digits}) AND unixepoch(substr({x},1,19)||{zone}) IS NOT NULL"
+    plain = f"length({x})=19 AND datetime({x})={x} COLLATE BINARY"
+    seconds = f"unixepoch(CASE length({x}) WHEN 19 THEN {x} ELSE substr({x},1,19)||{zone} END)"
+    parts = f"CAST(substr(substr({fraction},2)||'000000',1,6) AS INTEGER)"
+    finer = f"CASE length({x}) WHEN 19 THEN 0 ELSE {parts} END"
+    return f"({plain} OR length({x})>18 AND {there} AND {fits})", _moment_sql(f"({seconds}*{_MILLION}+{finer})", to)
 
 
 def _blob_sql(x: str, conversion: Conversion, to: Type, library: tuple[int, int, int]) -> Form:

@@ -8,6 +8,7 @@ line ends for the text form took twice as long).
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -76,6 +77,7 @@ class Type:
     modifiers: tuple[int, ...] = ()
 
 
+@functools.cache
 def parse_type(spelled: str) -> Type:
     """The parts of a type's name; what is not known by name is treated as text."""
     match = _TYPE.fullmatch(spelled.strip())
@@ -259,14 +261,16 @@ def _iso(x: str, to: Type) -> Form | None:
     naive = f"substr({x},20,1)='.' AND {rest}='' AND length({x}) BETWEEN 21 AND 26"
     if to.name == "timestamp":
         return Form("text", f"({plain} OR {head} AND ({naive} OR length({x})=19) AND {whole}) AND {x}>='0001'", x)
-    zones = [
-        f"(substr({x},20)='{zone}' OR substr({x},20,1)='.' AND {rest}='{zone}'"
-        f" AND length({x}) BETWEEN {21 + len(zone)} AND {26 + len(zone)})"
-        for zone in ("Z", "+00:00")
-    ]
-    known = f"({plain} OR {head} AND ({naive} OR length({x})=19 OR {' OR '.join(zones)}) AND {whole}) AND {x}>='0001'"
+    utc = f"substr({x},20)='Z' OR substr({x},20,1)='.' AND {rest}='Z' AND length({x}) BETWEEN 22 AND 27"
+    zone = f"(substr({x},-6) GLOB '[+-]0[0-9]:[0-5][0-9]' OR substr({x},-6) GLOB '[+-]1[0-5]:[0-5][0-9]')"
+    digits = f"substr({x},20,1)='.' AND ltrim(substr({x},21,length({x})-26),'0123456789')=''"
+    offset = f"{zone} AND (length({x})=25 OR {digits} AND length({x}) BETWEEN 27 AND 32)"
+    tail = f"{naive} OR length({x})=19 OR {utc} OR {offset}"
     # A time without a zone is UTC, whatever the session's time zone may be
-    return Form("text", known, f"CASE WHEN substr({x},-1)='Z' OR substr({x},-6)='+00:00' THEN {x} ELSE {x}||'Z' END")
+    text = (
+        f"CASE WHEN substr({x},-1)='Z' OR length({x})>24 AND substr({x},-6,1) IN ('+','-') THEN {x} ELSE {x}||'Z' END"
+    )
+    return Form("text", f"({plain} OR {head} AND ({tail}) AND {whole}) AND {x}>='0001'", text)
 
 
 def _blob(x: str, reading: str, to: Type, library: tuple[int, int, int], *, utf8: bool) -> Form | None:
