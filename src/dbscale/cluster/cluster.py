@@ -289,6 +289,15 @@ class Cluster:
     def _committed(self, node: Node, timeline: int, lsn: int) -> None:
         scopes.current().remember(self.groups[node.shard].committed(node, timeline, lsn))
 
+    def serve_metrics(self, port: int, address: str = "127.0.0.1") -> Any:
+        """Open http://address:port/metrics for Prometheus, in a thread; `shutdown()` of what is returned ends it.
+
+        Missing without the extra `metrics`.
+        """
+        from dbscale.cluster import metrics
+
+        return metrics.serve(self.metrics, port, address)
+
     # -- the end
 
     def close(self) -> None:

@@ -29,8 +29,11 @@ POSITION = COMMIT.rpartition(b";")[2].strip().decode()
 ASK = "SELECT pg_is_in_recovery(), (pg_last_wal_replay_lsn() - '0/0')::bigint"
 """A standby's replay position."""
 
+PID = "SELECT pg_backend_pid()"
+"""A pooler answers the connection itself, with a number of its own: then this one differs from the connection's."""
+
 KINDS = {"select": "select", "insert": "insert", "update": "update", "delete": "delete", "with": "with"}
-OWN = frozenset(("", ";", ASK, POSITION))
+OWN = frozenset(("", ";", ASK, POSITION, PID))
 """Statements of the pools' and dbscale's own, which are not the application's queries."""
 
 
@@ -130,9 +133,34 @@ def _commit(connection: NodeConnection | AsyncNodeConnection) -> PQGen[None]:
         connection.on_commit(connection.node, int(walfile or b"0", 16), int(lsn or 0))
 
 
-def stamp(connection: Any, node: Node, on_commit: OnCommit | None) -> Any:
-    """The new connection with what it must know of its node."""
+def introduce(connection: NodeConnection, node: Node, on_commit: OnCommit | None) -> NodeConnection:
+    """The new connection with what it must know of its node; behind a pooler without prepared statements."""
+    stamp(connection, node, on_commit)
+    if node.pooled is None:
+        row = connection.execute(PID).fetchone()
+        connection.rollback()
+        node.pooled = row is not None and row[0] != connection.info.backend_pid
+    if node.pooled:
+        connection.prepare_threshold = None
+    return connection
+
+
+async def introduce_async(
+    connection: AsyncNodeConnection, node: Node, on_commit: OnCommit | None
+) -> AsyncNodeConnection:
+    """As `introduce`."""
+    stamp(connection, node, on_commit)
+    if node.pooled is None:
+        row = await (await connection.execute(PID)).fetchone()
+        await connection.rollback()
+        node.pooled = row is not None and row[0] != connection.info.backend_pid
+    if node.pooled:
+        connection.prepare_threshold = None
+    return connection
+
+
+def stamp(connection: NodeConnection | AsyncNodeConnection, node: Node, on_commit: OnCommit | None) -> None:
+    """Tell a new connection of its node."""
     connection.node = node
     connection.connected_at = time.monotonic()
     connection.on_commit = on_commit
-    return connection

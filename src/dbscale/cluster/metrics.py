@@ -167,9 +167,10 @@ def collector(metrics: Metrics) -> Any:
 
 def serve(metrics: Metrics, port: int, address: str = "127.0.0.1") -> Any:
     """Open http://address:port/metrics in a thread of its own; the server, whose `shutdown()` ends it."""
+    made = collector(metrics)
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
-    registry.register(collector(metrics))
+    registry.register(made)
     server, _ = start_http_server(port, address, registry)
     return server

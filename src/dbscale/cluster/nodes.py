@@ -32,8 +32,8 @@ class Node:
     """What the last look showed; None before the first."""
     looked: float = float("-inf")
     """When the last look began, monotonic."""
-    pooled: bool = False
-    """A pooler stands before the server, so a connection does not end with it."""
+    pooled: bool | None = None
+    """A pooler stands before the server, so a connection does not end with it. None: not known yet."""
     error: str = ""
     """Why the last look failed, empty where it did not."""
 

@@ -20,7 +20,8 @@ from dbscale.cluster.connections import (
     NodeConnection,
     NodeCursor,
     OnCommit,
-    stamp,
+    introduce,
+    introduce_async,
 )
 from dbscale.cluster.metrics import Histogram
 from dbscale.cluster.nodes import Node
@@ -70,8 +71,6 @@ class Settings:
     name: str
     """application_name."""
     on_commit: OnCommit | None
-    prepare: bool = True
-    """False behind a PgBouncer before 1.21, where prepared statements are not followed."""
 
 
 _creating: ContextVar[float] = ContextVar("creating", default=0.0)
@@ -195,7 +194,7 @@ class PsycopgPool:
             "conninfo": node.url,
             "connection_class": NodeConnection,
             "kwargs": {**_options(settings), "cursor_factory": NodeCursor},
-            "configure": lambda connection: stamp(connection, node, settings.on_commit),
+            "configure": lambda connection: _introduced(connection, node, settings),
             "min_size": wanted.size,
             "max_size": wanted.size + wanted.overflow,
             "max_lifetime": wanted.recycle,
@@ -244,10 +243,11 @@ def make(kind: str, node: Node, settings: Settings) -> Pool:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    options: dict[str, Any] = {**KEEPALIVE, "application_name": settings.name, "client_encoding": "utf8"}
-    if not settings.prepare:
-        options["prepare_threshold"] = None
-    return options
+    return {**KEEPALIVE, "application_name": settings.name, "client_encoding": "utf8"}
+
+
+def _introduced(connection: Any, node: Node, settings: Settings) -> None:
+    introduce(connection, node, settings.on_commit)
 
 
 def _connect(node: Node, settings: Settings) -> Any:
@@ -255,7 +255,7 @@ def _connect(node: Node, settings: Settings) -> Any:
 
     def connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:
         options = {**parameters, **_options(settings), "cursor_factory": NodeCursor}
-        return stamp(NodeConnection.connect(node.url, **options), node, settings.on_commit)
+        return introduce(NodeConnection.connect(node.url, **options), node, settings.on_commit)
 
     return connect
 
@@ -263,7 +263,8 @@ def _connect(node: Node, settings: Settings) -> Any:
 def _async_connect(node: Node, settings: Settings) -> Any:
     async def create(**parameters: Any) -> Any:
         options = {**parameters, **_options(settings), "cursor_factory": AsyncNodeCursor}
-        return stamp(await AsyncNodeConnection.connect(node.url, **options), node, settings.on_commit)
+        connection = await AsyncNodeConnection.connect(node.url, **options)
+        return await introduce_async(connection, node, settings.on_commit)
 
     def connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
         parameters["async_creator_fn"] = create

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from dbscale.cluster.connections import PID
 from dbscale.drivers import replication
 
 if TYPE_CHECKING:
@@ -70,7 +71,6 @@ class Watch(threading.Thread):
             keepalives_count=2,
             tcp_user_timeout=2000,
         )
-        row = connection.execute("SELECT pg_backend_pid()").fetchone()
-        # A pooler answers the connection itself, with a number of its own.
+        row = connection.execute(PID).fetchone()
         self.node.pooled = row is not None and row[0] != connection.info.backend_pid
         return connection

@@ -125,6 +125,30 @@ def down(name: str = "main", *, root: Path | None = None, remove: bool = False) 
             _remove(server, place)
 
 
+def promote(name: str, *, root: Path | None = None, seconds: int = 60) -> Server:
+    """Make the replica `name` a primary, as which it is known from then on; its old primary is stopped first.
+
+    The stop is clean, so the replica gets all that was committed. The old primary's data stay, and do not follow:
+    `up` would start it as a server of its own. ConfigError where there is no such replica, Unfinished where it is
+    still a standby after `seconds`.
+    """
+    with _locked(root) as place:
+        server = _known(place, name)
+        if not server.primary:
+            raise ConfigError(f"{name} is no replica", where=str(place))
+        source = _known(place, server.primary)
+        if not server.running:
+            server = _start(server, source, None, place)
+        _stop(source)
+        with postgres.connect(server.url, name="dbscale local") as connection:
+            row = connection.execute("SELECT NOT pg_is_in_recovery() OR pg_promote(true, %s)", (seconds,)).fetchone()
+        if not row or not row[0]:
+            raise Unfinished(f"{name} is still a standby", where=str(server.log), try_=f"less {server.log}")
+        promoted = replace(server, primary="")
+        _save(promoted)
+        return promoted
+
+
 def status(*, root: Path | None = None) -> list[Server]:
     """Every server under `root`, primaries before their replicas, running or not. Changes nothing."""
     place = root or default_root()

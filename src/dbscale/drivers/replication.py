@@ -89,3 +89,125 @@ def as_number(text: str) -> int:
     if not slash:
         raise ValueError(f"not a WAL position: {text!r}")
     return (int(high, 16) << 32) + int(low, 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """A standby as its primary sees it (pg_stat_replication)."""
+
+    name: str
+    state: str
+    replayed: int
+    sync: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """A replication slot."""
+
+    name: str
+    active: bool
+    retained: int
+    """Bytes of WAL kept for it."""
+    status: str
+    """reserved, extended, unreserved or lost (from version 13)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """What a primary does for its standbys."""
+
+    senders: tuple[Sender, ...]
+    slots: tuple[Slot, ...]
+    settings: dict[str, str]
+    version: int
+    free_senders: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standby:
+    """What a standby tells of itself."""
+
+    paused: bool
+    delay_ms: int
+    slot: str
+    since_commit: float | None
+    """Seconds since the last replayed commit was made, by this server's clock: an upper bound of its lag."""
+    settings: dict[str, str]
+    version: int
+
+
+MUST_MATCH = (
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+)
+"""A standby does not start where one of these is lower than its primary's."""
+_SETTINGS = (
+    *MUST_MATCH,
+    "wal_level",
+    "max_replication_slots",
+    "max_slot_wal_keep_size",
+    "hot_standby",
+    "hot_standby_feedback",
+    "max_standby_streaming_delay",
+    "wal_log_hints",
+    "data_checksums",
+    "synchronous_standby_names",
+    "port",
+)
+
+
+def sending(connection: Any) -> Sending:
+    """A primary's standbys and slots. Columns that the role may not see come out empty (grant pg_monitor)."""
+    senders = connection.execute(
+        "SELECT coalesce(application_name, ''), coalesce(state, ''),"
+        " coalesce((replay_lsn - '0/0'::pg_lsn)::bigint, 0), coalesce(sync_state, '') FROM pg_stat_replication"
+        " WHERE coalesce(state, '') <> 'backup' ORDER BY 1"
+    ).fetchall()
+    slots = connection.execute(
+        "SELECT slot_name, active, coalesce((pg_current_wal_lsn() - restart_lsn)::bigint, 0),"
+        " coalesce(wal_status, '') FROM pg_replication_slots WHERE slot_type = 'physical' ORDER BY 1"
+    ).fetchall()
+    known = settings(connection)
+    return Sending(
+        senders=tuple(Sender(name=n, state=s, replayed=r, sync=y) for n, s, r, y in senders),
+        slots=tuple(Slot(name=n, active=a, retained=r, status=s) for n, a, r, s in slots),
+        settings=known,
+        version=connection.info.server_version,
+        free_senders=int(known.get("max_wal_senders", "0")) - len(senders),
+    )
+
+
+def standby(connection: Any) -> Standby:
+    """What a standby tells of itself."""
+    paused, since, slot = connection.execute(
+        "SELECT pg_is_wal_replay_paused(),"
+        " extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8,"
+        " coalesce(current_setting('primary_slot_name', true), '')"
+    ).fetchone()
+    delay = connection.execute(
+        "SELECT setting::bigint FROM pg_settings WHERE name = 'recovery_min_apply_delay'"
+    ).fetchone()
+    return Standby(
+        paused=paused,
+        delay_ms=delay[0] if delay else 0,
+        slot=slot,
+        since_commit=since,
+        settings=settings(connection),
+        version=connection.info.server_version,
+    )
+
+
+def settings(connection: Any) -> dict[str, str]:
+    """The settings that matter for replication."""
+    found = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", (list(_SETTINGS),))
+    return dict(found.fetchall())
+
+
+def promote(connection: Any, seconds: int = 60) -> bool:
+    """Make a standby a primary; True when it has become one within `seconds`."""
+    row = connection.execute("SELECT pg_promote(true, %s)", (seconds,)).fetchone()
+    return bool(row and row[0])
