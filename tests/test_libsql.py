@@ -551,7 +551,10 @@ def test_tokens(sqld: START, url: Callable[[Sqld], str], tmp_path: Path) -> None
         assert len(readers) == 2
         (table,) = (each for each in read_schema(readers[0]).tables if each.name == "t")
         assert table.foreign_keys[0].parent == "o"
-        for statement in ("DELETE FROM t", "PRAGMA foreign_key_list(t)", "WITH x AS (SELECT 1) DELETE FROM t"):
+        assert next(readers[0].rows("PRAGMA foreign_key_list('t')"))[2:4] == ("o", "id")
+        assert list(readers[0].rows("PRAGMA encoding")) == [("UTF-8",)]
+        assert next(readers[0].rows("EXPLAIN QUERY PLAN SELECT 1 FROM t"))[3] == "SCAN t"
+        for statement in ("DELETE FROM t", "PRAGMA user_version = 3", "WITH x AS (SELECT 1) DELETE FROM t"):
             with pytest.raises(SourceError):
                 list(readers[0].rows(statement))
         assert list(readers[0].rows("SELECT count(*) FROM t")) == [(0,)]
@@ -566,9 +569,9 @@ def test_a_replica_is_a_source_too(sqld: START, url: Callable[[Sqld], str]) -> N
     numbers(primary, 1000)
     replica = sqld("replica", "--primary-grpc-url", f"http://127.0.0.1:{primary.grpc}")
     source = LibsqlSource(url(replica))
-    (answer,) = primary.run("SELECT 1")
     until = time.monotonic() + 10
-    while replica.run("SELECT 1")[0]["replication_index"] != answer["replication_index"] and time.monotonic() < until:
+    seen = "SELECT count(*) FROM sqlite_schema"
+    while replica.run(seen)[0]["rows"] != primary.run(seen)[0]["rows"] and time.monotonic() < until:
         time.sleep(0.1)
     with source.snapshot(2) as readers:
         assert copied(readers[1]) == [(i, f"row {i}") for i in range(1, 1001)]

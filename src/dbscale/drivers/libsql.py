@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cached_property
 from typing import Protocol
 
+from dbscale.config import Location
 from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, log_id, parse, too_large
 from dbscale.drivers.source import Value
 from dbscale.errors import DbscaleError, Finding, SourceError, Unreachable
@@ -28,7 +29,9 @@ PING_SECONDS = 4.0
 PATIENCE_SECONDS = 20.0
 """How long a server may be away, in the middle of a snapshot, before it counts as unreachable."""
 _SETTLE_SECONDS = 0.2
-_SELECT = re.compile(r"\s*(?:SELECT|WITH|VALUES)\b", re.IGNORECASE)
+"""A commit is visible a moment before a primary's index counts it, and on a replica perhaps a moment after."""
+_SELECT = re.compile(r"\s*(?P<explain>EXPLAIN\s+QUERY\s+PLAN\s+)?(?:SELECT|WITH|VALUES)\b", re.IGNORECASE)
+_PRAGMA = re.compile(r"\s*PRAGMA\s+(?P<name>\w+)\s*(?:\((?P<argument>[^()]*)\))?\s*;?\s*", re.IGNORECASE)
 _STATE = "SELECT schema_version, page_count FROM pragma_schema_version, pragma_page_count"
 PAGE_BYTES = 2_000_000
 _PAGE_ROWS = 4096
@@ -44,6 +47,11 @@ class SnapshotLost(SourceError):
     """The server gave up the snapshot, and the data may have changed since: reading cannot go on from where it was."""
 
     section = "snapshot-lost"
+
+
+def open_source(location: Location, *, frozen: bool = False) -> LibsqlSource:
+    """The source at a location of kind `libsql`; nothing is asked of the server yet."""
+    return LibsqlSource(location.address, location.token, frozen=frozen)
 
 
 class LibsqlSource:
@@ -99,6 +107,8 @@ class LibsqlSource:
             for reader in self._readers:
                 stack.callback(reader.close)
             token = _named(self._readers[0].state, self.endpoint)
+            if token and (self._stopped.wait(_SETTLE_SECONDS) or self._probe.changed()):
+                token = ""
             for reader in self._readers:
                 reader.state = token
             self._note_limits(readers)
@@ -289,9 +299,16 @@ class LibsqlReader:
 
     def rows(self, sql: str, parameters: Sequence[Value] = ()) -> Iterator[tuple[Value, ...]]:
         """The rows of one SELECT. SnapshotLost, Refused (with the server's code), SourceError, Unreachable."""
-        if not _SELECT.match(sql):
-            # a server drops the stream of a read-only token that asks for anything else
+        if pragma := _PRAGMA.fullmatch(sql):
+            # read-only tokens may read a pragma's table, but not ask the pragma
+            argument = "" if pragma["argument"] is None else f"({pragma['argument']})"
+            sql = f"SELECT * FROM pragma_{pragma['name']}{argument}"
+        known = _SELECT.match(sql)
+        if not known:
             raise SourceError(f"not a SELECT: {sql[:60]}", where=self._title, try_="SELECT … FROM pragma_…('name')")
+        if known["explain"]:
+            yield from self._ask(lambda stream: stream.execute(sql, parameters)).rows
+            return
         width = self._width(sql, parameters)
         if sql not in self._long:
             try:
@@ -404,12 +421,12 @@ class LibsqlReader:
         try:
             state = _begin(stream, self._endpoint)
             if not self._frozen and self._probe.changed():
-                # A commit is visible a moment before the server's index counts it.
-                time.sleep(_SETTLE_SECONDS)
-                index = stream.execute("SELECT 1").index
                 if not self.state:
                     raise self._lost("nothing proves that the data is still the same")
-                if not state.startswith(f"{index}.") or _named(state, self._endpoint) != self.state:
+                stream.close()
+                time.sleep(_SETTLE_SECONDS)
+                stream = self._open_stream()
+                if state != _begin(stream, self._endpoint) or _named(state, self._endpoint) != self.state:
                     raise self._lost("commits were made since, or the server was started anew")
         except BaseException:
             stream.close()
