@@ -83,6 +83,11 @@ def split_insert(
     return parts
 
 
+def condition_keys(maps: Maps, query: Query) -> Keys:
+    """The keys that the only table of a SELECT without arguments may need; anything where that is not understood."""
+    return _Router(maps, query, ()).only()
+
+
 class _Router:
     def __init__(self, maps: Maps, query: Query, arguments: tuple[Any, ...]) -> None:
         self.maps, self.query, self.arguments = maps, query, arguments
@@ -118,6 +123,10 @@ class _Router:
             names = ", ".join(query.tables[place].name for place in self.sharded)
             raise self._refused(f"{home[0]} is on {self.maps.home}, {names} on {', '.join(needed)}", _JOIN)
         return self._several(keys, tuple(needed), ids)
+
+    def only(self) -> Keys:
+        """The keys of the one table there is."""
+        return self._keys()[0] if self.sharded == [0] and not self.query.unsure else ANYTHING
 
     def understood(self) -> None:
         """Unroutable where the statement is not fully understood, or does what is of a session, not of a shard."""

@@ -1,0 +1,415 @@
+"""The `client` target: a map over independent servers, to which the application's own connections lead.
+
+What there is to do is what is missing: the group's tables, a CHECK that keeps every other key out, sequences that
+give ids within one range, copies of reference tables, and the map with its epoch in dbscale's own tables.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from dbscale.errors import Finding
+from dbscale.plan import Sql
+from dbscale.schema import column_sql, literal, quote
+from dbscale.shards import predicates
+from dbscale.shards.keys import ANYTHING, HIGHEST, INTEGERS, show
+from dbscale.shards.live import Live, LiveTable
+from dbscale.shards.map import Map, Range, content, difference
+
+STATE_SCHEMA = "dbscale"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A reference table's rows, read where it is written."""
+
+    table: str
+    rows: str
+    """A JSON array of the rows."""
+    digest: str
+    """Of the rows, whatever their order."""
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What planning needs to know of the servers."""
+
+    lives: Mapping[str, Live]
+    """Each database by its name in dbscale.toml."""
+    shards: Mapping[str, str]
+    """Each shard's database."""
+    home: str
+    """The database of the tables on no map; the reference tables are written there."""
+    catalog_sql: Mapping[str, str] = field(default_factory=dict)
+    """What brings dbscale's own tables up to date, by database; nothing where they are."""
+    strangers: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """How many rows of a table on a database belong to another one."""
+    copies: Mapping[str, Copy] = field(default_factory=dict)
+    digests: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """The digest of a reference table's copy, by database and table."""
+    places: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """host, port and dbname of each database."""
+    config: tuple[str, ...] = ()
+    """How a command of dbscale's own is told of the configuration file: `--config FILE`."""
+    state_schema: str = STATE_SCHEMA
+
+
+def databases(map_: Map, shards: Mapping[str, str]) -> dict[str, tuple[Range, ...]]:
+    """The databases of a map with the ranges each of them owns; for a hash map, Citus' coordinator."""
+    if map_.hash:
+        return {shards[map_.shard]: ()}
+    found: dict[str, tuple[Range, ...]] = {}
+    for range_ in map_.ranges:
+        database = shards[range_.shard]
+        found[database] = (*found.get(database, ()), range_)
+    return found
+
+
+def steps(map_: Map, facts: Facts) -> Iterator[Sql]:
+    """What is to be done on every database of the map, in order; nothing where all is in effect."""
+    epoch = next_epoch(map_, facts)
+    for database, ranges in databases(map_, facts.shards).items():
+        if sql := facts.catalog_sql.get(database):
+            does = f"make dbscale's own tables on {database}"
+            yield Sql(does=does, sql=_in_schema(sql, facts.state_schema), undo=None, on=database)
+        yield from _tables(map_, facts, database)
+        for table in map_.tables:
+            yield from check(map_, facts.lives[database].tables.get(table) or _template(facts, table), database, ranges)
+        yield from _sequences(map_, facts, database, ranges)
+        yield from copies(map_, facts, database)
+    for database, ranges in databases(map_, facts.shards).items():
+        yield from _ownership(map_, facts, database, ranges, epoch)
+
+
+def _in_schema(sql: str, schema: str) -> str:
+    return f"CREATE SCHEMA IF NOT EXISTS {quote(schema)};\nSET LOCAL search_path TO {quote(schema)};\n{sql}"
+
+
+def next_epoch(map_: Map, facts: Facts) -> int:
+    """The epoch that the map has once it is applied: the live one, or the next where it says something else."""
+    lives = [facts.lives[name] for name in databases(map_, facts.shards)]
+    live = max((one.epochs.get(map_.name, 0) for one in lives), default=0)
+    newest = next((one.maps[map_.name] for one in lives if one.epochs.get(map_.name) == live and live), None)
+    return live if newest is not None and newest.checksum == map_.checksum else live + 1
+
+
+def findings(map_: Map, facts: Facts) -> Iterator[Finding]:
+    """Why the map cannot be applied, and what to know before it is."""
+    where = map_.path or map_.name
+    for database, ranges in databases(map_, facts.shards).items():
+        live = facts.lives[database]
+        if (known := live.maps.get(map_.name)) is not None:
+            yield from moves(known, map_)
+        for table, column in map_.tables.items():
+            found = live.tables.get(table) or _template(facts, table)
+            if found is None:
+                yield Finding(
+                    code="shard-table-missing",
+                    where=f"{where}: tables.{table}",
+                    says=f"no database has the table {table}",
+                    try_="create it on one of them, or migrate into it, then plan again",
+                    level="blocker",
+                )
+                continue
+            yield from _key_column(map_, found, column, f"{database}: {table}.{column}")
+            yield from _foreign_keys(map_, found, database)
+            if count := facts.strangers.get((database, table)):
+                yield Finding(
+                    code="shard-strangers",
+                    where=f"{database}: {table}",
+                    says=f"{count} rows have a key that {', '.join(range_.id for range_ in ranges)} do not own",
+                    try_="move them to their shard (or delete them) first: dbscale moves no rows between servers yet",
+                    level="blocker",
+                )
+
+
+def moves(live: Map, wanted: Map) -> Iterator[Finding]:
+    """Refusals of changes that would need rows to move."""
+    for change in difference(live, wanted):
+        if change.kind in ("owner", "lost", "key"):
+            yield Finding(
+                code="shard-move",
+                where=wanted.path or wanted.name,
+                says=change.says,
+                try_="a map's edit moves no rows: keep the owner; split, merge and new ranges are possible",
+                level="blocker",
+            )
+
+
+def _key_column(map_: Map, table: LiveTable, column: str, where: str) -> Iterator[Finding]:
+    found = table.column(column)
+    if found is None:
+        says = f"{table.name} has no column {column}"
+        yield Finding(code="shard-key-missing", where=where, says=says, try_="name its key column", level="blocker")
+        return
+    kinds = {"timestamptz": "timestamp with time zone"}
+    if found.type != kinds.get(map_.key, map_.key) and not (map_.key == "text" and "char" in found.type):
+        yield Finding(
+            code="shard-key-type",
+            where=where,
+            says=f"it is {found.type}, the map's key is {map_.key}",
+            try_=f'key = "{found.type}" in the map, or change the column; a group has one type',
+            level="blocker",
+        )
+    if map_.key == "text" and found.collation != "C":
+        yield Finding(
+            code="shard-key-collation",
+            where=where,
+            says="a text key must sort alike everywhere, and its collation is not C",
+            try_=f'ALTER TABLE {table.sql} ALTER COLUMN {quote(column)} TYPE text COLLATE "C"',
+            level="blocker",
+        )
+    for constraint in table.constraints:
+        if constraint.kind in ("p", "u") and column not in constraint.columns:
+            yield Finding(
+                code="shard-unique",
+                where=where,
+                says=f"{constraint.name} ({', '.join(constraint.columns)}) leaves out {column}: it holds on each shard "
+                "by itself, and two shards may have the same values",
+                try_=f"a key over ({column}, {', '.join(constraint.columns)}), or values that no two shards can give",
+                level="behaviour",
+            )
+
+
+def _foreign_keys(map_: Map, table: LiveTable, database: str) -> Iterator[Finding]:
+    for constraint in table.constraints:
+        if constraint.kind != "f" or constraint.parent in map_.reference:
+            continue
+        key = map_.tables.get(constraint.parent)
+        own = map_.tables.get(table.name, "")
+        tied = key is not None and (own, key) in zip(constraint.columns, constraint.parent_columns, strict=True)
+        if tied:
+            continue
+        yield Finding(
+            code="shard-foreign-key",
+            where=f"{database}: {table.name}.{constraint.name}",
+            says=f"it refers to {constraint.parent}, whose rows "
+            + ("are tied by no key" if key is not None else "are not on this map")
+            + ": it cannot be held across servers, and is left out where the table is made",
+            try_=f"put {constraint.parent} on the map too, or among its reference tables",
+            level="behaviour",
+        )
+
+
+def _template(facts: Facts, table: str) -> LiveTable | None:
+    """The table as some database has it: home first."""
+    order = (facts.home, *facts.shards.values())
+    return next((facts.lives[name].tables[table] for name in order if table in _tables_of(facts, name)), None)
+
+
+def _tables_of(facts: Facts, name: str) -> Mapping[str, LiveTable]:
+    return facts.lives[name].tables if name in facts.lives else {}
+
+
+def _tables(map_: Map, facts: Facts, database: str) -> Iterator[Sql]:
+    """The tables that a database lacks, as another one has them."""
+    missing = [table for table in (*map_.reference, *map_.tables) if table not in facts.lives[database].tables]
+    made = [found for table in missing if (found := _template(facts, table)) is not None]
+    for table in made:
+        yield Sql(
+            does=f"create {table.name} on {database}",
+            sql=";\n".join(create(table)),
+            undo=f"DROP TABLE {table.sql}",
+            on=database,
+        )
+    allowed = {**dict.fromkeys(map_.reference, ""), **map_.tables}
+    for table in made:
+        for constraint in table.constraints:
+            if constraint.kind != "f" or any(_foreign_keys(map_, _only(table, constraint.name), database)):
+                continue
+            if constraint.parent in allowed:
+                yield Sql(
+                    does=f"add {constraint.name} to {table.name} on {database}",
+                    sql=f"ALTER TABLE {table.sql} ADD CONSTRAINT {quote(constraint.name)} {constraint.definition}",
+                    undo=f"ALTER TABLE {table.sql} DROP CONSTRAINT {quote(constraint.name)}",
+                    on=database,
+                )
+
+
+def _only(table: LiveTable, name: str) -> LiveTable:
+    return LiveTable(
+        schema=table.schema,
+        name=table.name,
+        kind=table.kind,
+        constraints=tuple(constraint for constraint in table.constraints if constraint.name == name),
+    )
+
+
+def create(table: LiveTable, *, suffix: str = "") -> Iterator[str]:
+    """The statements that make an empty table like `table`, without its foreign keys and dbscale's own CHECK."""
+    from dataclasses import replace
+
+    columns = [
+        replace(column, identity=True, default="") if column.default.startswith("nextval(") else column
+        for column in table.columns
+    ]
+    yield f"CREATE TABLE {table.sql} (\n" + ",\n".join(f"  {column_sql(c)}" for c in columns) + f"\n){suffix}"
+    for constraint in table.constraints:
+        if constraint.kind in ("p", "u", "c", "x") and not constraint.name.startswith("dbscale_owns"):
+            yield f"ALTER TABLE {table.sql} ADD CONSTRAINT {quote(constraint.name)} {constraint.definition}"
+    yield from table.indexes.values()
+
+
+def check_name(map_: Map) -> str:
+    return f"dbscale_owns_{map_.name}"
+
+
+def check(map_: Map, table: LiveTable | None, database: str, ranges: tuple[Range, ...]) -> Iterator[Sql]:
+    """The CHECK that lets in the keys of `ranges` alone, where the table does not have it."""
+    if table is None:
+        return
+    column = next(key for name, key in map_.tables.items() if name.rpartition(".")[2] == table.name)
+    name = check_name(map_)
+    wanted = predicates.owned(map_, ranges)
+    present = table.constraint(name)
+    if wanted == ANYTHING or (
+        present and present.valid and predicates.read(map_, _map_name(map_, table), present.definition) == wanted
+    ):
+        return
+    condition = predicates.condition(map_, column, ranges)
+    drop = f"DROP CONSTRAINT IF EXISTS {quote(name)}"
+    before = f", ADD CONSTRAINT {quote(name)} {present.definition}" if present else ""
+    yield Sql(
+        does=f"let {', '.join(range_.id for range_ in ranges)} alone into {table.name} on {database}",
+        sql=f"ALTER TABLE {table.sql} {drop}, ADD CONSTRAINT {quote(name)} CHECK ({condition}) NOT VALID",
+        undo=f"ALTER TABLE {table.sql} {drop}{before}",
+        on=database,
+        blocks="everything",
+    )
+    yield Sql(
+        does=f"hold {table.name}'s rows on {database} against it",
+        sql=f"ALTER TABLE {table.sql} VALIDATE CONSTRAINT {quote(name)}",
+        undo="",
+        on=database,
+    )
+
+
+def _map_name(map_: Map, table: LiveTable) -> str:
+    return next(name for name in map_.tables if name.rpartition(".")[2] == table.name)
+
+
+def sequence_name(table: str, range_: Range) -> str:
+    return f"{table}_ids_{range_.id}"
+
+
+def generated(map_: Map, facts: Facts) -> str:
+    """The table that makes the keys: the one whose key column is an identity, a serial, or its primary key alone."""
+    if map_.key not in INTEGERS or map_.strategy != "range":
+        return ""
+    for table, column in map_.tables.items():
+        found = _template(facts, table)
+        key = found.column(column) if found else None
+        alone = found and any(c.kind == "p" and c.columns == (column,) for c in found.constraints)
+        if key and (key.identity or key.default.startswith("nextval(")) and alone:
+            return table
+    return ""
+
+
+def _sequences(map_: Map, facts: Facts, database: str, ranges: tuple[Range, ...]) -> Iterator[Sql]:
+    """A sequence for each range, which gives no id outside it, and goes on after the greatest that is there."""
+    table = generated(map_, facts)
+    found = facts.lives[database].tables.get(table) or _template(facts, table)
+    if not table or found is None:
+        return
+    column = map_.tables[table]
+    for range_ in ranges:
+        name, end = sequence_name(found.name, range_), map_.cuts(range_)[1]
+        if name in facts.lives[database].sequences or range_.start is None:
+            continue
+        full = quote(found.schema, name)
+        last = "" if end == HIGHEST else f" MAXVALUE {int(str(end[1])) - 1}"
+        where = f"{quote(column)} >= {range_.start}" + ("" if end == HIGHEST else f" AND {quote(column)} < {end[1]}")
+        yield Sql(
+            does=f"ids of {range_.id} from a sequence on {database}",
+            sql=f"CREATE SEQUENCE {full} MINVALUE {range_.start}{last} START {range_.start} NO CYCLE;\n"
+            f"COMMENT ON SEQUENCE {full} IS {literal(f'dbscale: ids of {range_.id} of the map {map_.name}')};\n"
+            f"SELECT setval({literal(full)}, coalesce(max({quote(column)}), {range_.start}), count(*) > 0)"
+            f" FROM {found.sql} WHERE {where}",
+            undo=f"DROP SEQUENCE {full}",
+            on=database,
+        )
+
+
+def copies(map_: Map, facts: Facts, database: str) -> Iterator[Sql]:
+    """The reference tables whose rows differ from home's."""
+    for table in map_.reference:
+        copy = facts.copies.get(table)
+        if copy is None or database == facts.home or facts.digests.get((database, table)) == copy.digest:
+            continue
+        found = facts.lives[database].tables.get(table) or _template(facts, table)
+        if found is None:
+            continue
+        kept = facts.digests.get((database, table), "")
+        yield Sql(
+            does=f"copy {table} ({copy.count} rows) to {database}",
+            sql=f"DELETE FROM {found.sql};\nINSERT INTO {found.sql} OVERRIDING SYSTEM VALUE\n"
+            f"SELECT * FROM json_populate_recordset(NULL::{found.sql}, {literal(copy.rows)})",
+            undo=None if kept else f"DELETE FROM {found.sql}",
+            on=database,
+            blocks="writes",
+        )
+
+
+def _ownership(map_: Map, facts: Facts, database: str, ranges: tuple[Range, ...], epoch: int) -> Iterator[Sql]:
+    """The map and the ranges owned, in dbscale's own tables: what a client's epoch is held against."""
+    live = facts.lives[database]
+    rows = {row.range_id: (row.shard, row.lower, row.upper, row.listed, row.state)
+            for row in live.owned if row.map == map_.name}  # fmt: skip
+    wanted = {range_.id: (range_.shard, *_bounds(map_, range_), "owned") for range_ in ranges}
+    if live.epochs.get(map_.name) == epoch and rows == wanted:
+        return
+    before = live.maps.get(map_.name)
+    old = {row.range_id: (row.shard, row.lower, row.upper, row.listed) for row in live.owned if row.map == map_.name}
+    new = {id_: row[:4] for id_, row in wanted.items()}
+    yield Sql(
+        does=f"write down on {database} that it owns {', '.join(wanted)}, epoch {epoch}",
+        sql=_written(facts.state_schema, map_, epoch, new),
+        undo=_written(facts.state_schema, before, live.epochs[map_.name], old)
+        if before
+        else _forgotten(facts.state_schema, map_),
+        on=database,
+    )
+
+
+_Rows = Mapping[str, tuple[str, str | None, str | None, tuple[str, ...]]]
+
+
+def _forgotten(schema: str, map_: Map) -> str:
+    return ";\n".join(
+        f"DELETE FROM {quote(schema, table)} WHERE {column} = {literal(map_.name)}"
+        for table, column in (("owned_ranges", "map"), ("shard_maps", "name"))
+    )
+
+
+def _written(schema: str, map_: Map, epoch: int, rows: _Rows) -> str:
+    name = literal(map_.name)
+    values = ",\n".join(
+        f"  ({name}, {literal(id_)}, {literal(shard)}, {_text(lower)}, {_text(upper)}, {_array(listed)}, {epoch})"
+        for id_, (shard, lower, upper, listed) in rows.items()
+    )
+    body = literal(json.dumps(content(map_), ensure_ascii=False))
+    return (
+        f"{_forgotten(schema, map_)};\n"
+        f"INSERT INTO {quote(schema, 'shard_maps')} (name, epoch, content, checksum)\n"
+        f"VALUES ({name}, {epoch}, {body}, {literal(map_.checksum)});\n"
+        f"INSERT INTO {quote(schema, 'owned_ranges')} (map, range_id, shard, lower, upper, listed, epoch)\n"
+        f"VALUES\n{values}"
+    )
+
+
+def _bounds(map_: Map, range_: Range) -> tuple[str | None, str | None, tuple[str, ...]]:
+    if range_.values:
+        return None, None, tuple(show(value) for value in range_.values)
+    start, end = range_.start, map_.end(range_)
+    return None if start is None else show(start), None if end is None else show(end), ()
+
+
+def _text(value: str | None) -> str:
+    return "NULL" if value is None else literal(value)
+
+
+def _array(values: Iterable[str]) -> str:
+    return f"ARRAY[{', '.join(literal(value) for value in values)}]::text[]" if values else "NULL"

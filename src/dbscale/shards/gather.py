@@ -1,0 +1,105 @@
+"""Reads what planning and checking a map need to know of its servers, each in one read-only transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dbscale.drivers import postgres
+from dbscale.drivers.postgres import Connection
+from dbscale.errors import ConfigError
+from dbscale.shards import live as reading
+from dbscale.shards import predicates
+from dbscale.shards.client import STATE_SCHEMA, Copy, Facts, check_name, databases
+from dbscale.shards.keys import ANYTHING
+from dbscale.shards.live import Live, LiveTable
+from dbscale.shards.map import Map
+
+LARGEST_COPY = 10_000
+"""The most rows of a table that is copied whole to every shard by a plan."""
+
+
+def gather(
+    map_: Map,
+    shards: Mapping[str, str],
+    urls: Mapping[str, str],
+    *,
+    catalog_sql: Callable[[str], str] = lambda _: "",
+    state_schema: str = STATE_SCHEMA,
+) -> Facts:
+    """The facts of the databases that a map names, and of home.
+
+    `urls` has each database's; `catalog_sql` says what takes dbscale's own tables from a revision to the newest.
+    Unreachable where a server does not answer. Nothing is changed.
+    """
+    home = shards.get("home") or next(iter(databases(map_, shards)))
+    names = dict.fromkeys((home, *databases(map_, shards)))
+    facts = Facts(lives={}, shards=dict(shards), home=home, state_schema=state_schema)
+    lives: dict[str, Live] = {}
+    strangers: dict[tuple[str, str], int] = {}
+    copies: dict[str, Copy] = {}
+    digests: dict[tuple[str, str], str] = {}
+    for name in names:
+        with postgres.connect(urls[name]) as connection:
+            postgres.settle(connection)
+            with postgres.reading(connection):
+                found = reading.read(connection, name, (*map_.tables, *map_.reference), state_schema)
+                lives[name] = found
+                strangers |= {(name, table): n for table, n in _strangers(connection, map_, found, shards).items()}
+                for table in map_.reference:
+                    if table in found.tables:
+                        copy = _copy(connection, found.tables[table], table, rows=name == home)
+                        copies |= {table: copy} if name == home else {}
+                        digests[name, table] = copy.digest
+    # Home's tables are brought up to date by whoever carries the plan out: its runs are written there.
+    places = {name: _place(urls[name]) for name in names}
+    sql = {name: text for name, one in lives.items() if name != home and (text := catalog_sql(one.revision))}
+    return replace(facts, lives=lives, strangers=strangers, copies=copies, digests=digests, catalog_sql=sql,
+                   places=places)  # fmt: skip
+
+
+def _place(url: str) -> dict[str, str]:
+    """Host, port and database of a URL, without user and password."""
+    from psycopg import conninfo
+
+    parts = conninfo.conninfo_to_dict(url)
+    return {key: str(parts[key]) for key in ("host", "port", "dbname") if parts.get(key)}
+
+
+def _strangers(connection: Connection, map_: Map, found: Live, shards: Mapping[str, str]) -> dict[str, int]:
+    """How many rows of each table have a key that another database owns; a valid CHECK answers without reading."""
+    ranges = databases(map_, shards).get(found.database)
+    counts: dict[str, int] = {}
+    for name, column in map_.tables.items():
+        table = found.tables.get(name)
+        if not ranges or table is None or table.column(column) is None:
+            continue
+        wanted = predicates.owned(map_, ranges)
+        present = table.constraint(check_name(map_))
+        proven = present and present.valid and predicates.read(map_, name, present.definition) == wanted
+        if proven or wanted == ANYTHING:
+            continue
+        condition = predicates.condition(map_, column, ranges)
+        row: Any = connection.execute(f"SELECT count(*) FROM {table.sql} WHERE NOT ({condition})".encode()).fetchone()
+        if row[0]:
+            counts[name] = row[0]
+    return counts
+
+
+def _copy(connection: Connection, table: LiveTable, name: str, *, rows: bool) -> Copy:
+    """A reference table's digest, and its rows where they are wanted. ConfigError where it is too large."""
+    row: Any = connection.execute(
+        "SELECT count(*), coalesce(md5(string_agg(t::text, chr(10) ORDER BY t::text COLLATE \"C\")), '') FROM"
+        f" (SELECT * FROM {table.sql} LIMIT {LARGEST_COPY + 1}) t".encode()
+    ).fetchone()
+    if row[0] > LARGEST_COPY:
+        raise ConfigError(
+            f"the reference table {name} has more than {LARGEST_COPY} rows",
+            where=f"reference: {name}",
+            try_="give it a key column and put it among the map's tables",
+        )
+    body: Any = ("",)
+    if rows:
+        body = connection.execute(f"SELECT coalesce(json_agg(t), '[]')::text FROM {table.sql} t".encode()).fetchone()
+    return Copy(table=name, rows=body[0], digest=row[1], count=row[0])
