@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 
 from dbscale.drivers.source import Value
-from dbscale.errors import Finding
+from dbscale.errors import Finding, SourceError
 from dbscale.migrate.model import Choice, ColumnProfile, SourceSchema, TableProfile
 from dbscale.migrate.profile import profile
 from dbscale.migrate.source import read_schema
@@ -34,7 +34,10 @@ class Newest:
 
     def rows(self, sql: str, parameters: Sequence[Value] = ()) -> Iterator[tuple[Value, ...]]:
         self.statements.append(sql)
-        return iter(self.connection.execute(sql, parameters))
+        try:
+            yield from self.connection.execute(sql, parameters)
+        except UnicodeDecodeError as error:
+            raise SourceError(str(error)) from error
 
 
 class Oldest:

@@ -101,11 +101,28 @@ def test_samples_are_printable_and_short() -> None:
     )
     table = read_schema(reader).tables[0]
     shown = samples(reader, table, "a", "1", 9)
-    assert shown[0] == r"1: 'f\\xff'"
+    assert shown[0] == r"1: 'f\xff'"
     assert shown[1] == "2: x'" + "00" * 24 + "'"
     assert shown[2] == "3: NULL"
     assert len(shown[3]) < 70
     assert shown[4] == "5: 1.5"
+
+
+@pytest.mark.parametrize("kind", [Newest, Oldest])
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+def test_utf16_files_are_the_same(kind: type[Newest] | type[Oldest], encoding: str) -> None:
+    found = survey(
+        kind(
+            f"""PRAGMA encoding='{encoding}';
+            CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, d DATETIME, j JSON, u UUID, v VARCHAR(2));
+            INSERT INTO t VALUES (1, 'é😀', '2020-01-02 03:04:05', '"\\ud83d\\ude00"', '{"12" * 15}ab', 'é😀'),
+              (2, 'a'||char(0), 'nie', NULL, NULL, NULL)"""
+        )
+    )
+    types = [choice.type for choice in found.choices.values()]
+    assert types == ["bigint", "text", "text", "jsonb", "uuid", "varchar(2)"]
+    assert "(2: 'nie')" in found.finding("not-a-time").says
+    assert found.seen("t.a").nul == 1
 
 
 def test_json_that_jsonb_refuses_and_keys_twice() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dbscale.migrate.cells import APPLE_SECONDS, FIRST_SECOND, LAST_SECOND, WEBKIT_SECONDS
 from dbscale.migrate.model import ColumnProfile
-from dbscale.migrate.profile import CLASSES, LONGEST, NUL, UNFIT_JSON, UTF8_BLOB
+from dbscale.migrate.profile import CLASSES, ENDS, INEXACT, LONGEST, NUL, UNFIT_JSON, UTF8_BLOB
 from dbscale.migrate.shapes import BLOBS, DATES, EPOCHS, NUMBERS, REAL_TIMES, UUIDS, decimal_shapes, shape, vector_shape
 from dbscale.plan import Conversion
 
@@ -95,7 +95,8 @@ def shapes_for(type_: str) -> tuple[str, ...]:
     """The shapes that `fit` needs to know of for this type, the likelier first."""
     name, size, scale = base(type_)
     if name in _LIMITS:
-        return ("integer-text", "empty", "real-huge", "real-infinite", "real-whole", "digits-blob")
+        ends = () if name == "bigint" else (ENDS,)
+        return (*ends, "integer-text", "empty", "real-huge", "real-infinite", "real-whole", "digits-blob")
     if name == "numeric":
         fits = decimal_shapes(size, scale or 0) if size else ()
         return ("real-infinite", *fits, *NUMBERS, "digits-blob")
@@ -106,12 +107,12 @@ def shapes_for(type_: str) -> tuple[str, ...]:
 
 
 _SHAPES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("double precision", "real"), ("inexact", "integer-text", "decimal-text", "empty")),
+    **dict.fromkeys(("double precision", "real"), (ENDS, INEXACT, "integer-text", "decimal-text", "empty")),
     "boolean": ("bool", "bool-text", "empty"),
     "varchar": (LONGEST, UTF8_BLOB),
     "text": (UTF8_BLOB,),
-    **dict.fromkeys(("timestamp", "timestamptz"), (*DATES, *EPOCHS, *REAL_TIMES)),
-    "date": ("iso-date", *DATES, "yyyymmdd", *EPOCHS, *REAL_TIMES),
+    **dict.fromkeys(("timestamp", "timestamptz"), (ENDS, *DATES, *EPOCHS, *REAL_TIMES)),
+    "date": (ENDS, "iso-date", *DATES, "yyyymmdd", *EPOCHS, *REAL_TIMES),
     "time": ("iso-time", "empty"),
     "uuid": (*UUIDS, "uuid-blob"),
     "bytea": BLOBS,
@@ -265,7 +266,10 @@ def _vectors(of: _Readings) -> Fit:
 
 def _times(of: _Readings, name: str) -> Fit:
     texts = {
-        "date": ("iso-date",),
+        "date": (
+            ENDS,
+            "iso-date",
+        ),
         "timestamp": ("iso-date", "iso-naive", "iso-naive-fine"),
         "timestamptz": ("iso-date", "iso-naive", "iso-naive-fine", "iso-zoned", "iso-zoned-fine"),
     }[name]

@@ -14,7 +14,7 @@ from itertools import islice
 
 from dbscale.drivers.source import Reader, Value
 from dbscale.errors import SourceError
-from dbscale.migrate.model import ColumnProfile, SourceTable, TableProfile
+from dbscale.migrate.model import ColumnProfile, SourceColumn, SourceTable, TableProfile
 from dbscale.migrate.shapes import EXACT, SHAPES, StorageClass, shape
 from dbscale.schema import quote
 
@@ -27,15 +27,18 @@ DUPLICATE_KEYS = "json-duplicate-keys"
 """Asked like a shape: JSON texts in which an object has a key twice."""
 LONGEST = "longest"
 """Asked like a shape: fills `ColumnProfile.longest`."""
+ENDS = "ends"
+"""Asked like a shape: fills `ColumnProfile.least` and `greatest`."""
 INEXACT = "inexact"
-"""Asked like a shape: integers that are no double; counted besides the shapes."""
+"""Asked like a shape: integers that are no double, where there are real numbers too or the ends were asked for."""
 UNFIT_JSON = "json-unfit"
 """Counted with `json-escaped`: those that jsonb refuses (\\u0000, half of a surrogate pair)."""
 COLLISIONS = "collisions"
 """Asked like a shape: how many values are another value again once all are text (1 and '1'), for keys."""
 UUID_COLLISIONS = "uuid-collisions"
 """Asked like a shape: how many values are another value again once all are UUIDs (A0… and a0…), for keys."""
-_MEASURES = (COLLISIONS, UUID_COLLISIONS, UTF8_BLOB, DUPLICATE_KEYS, LONGEST, INEXACT)
+_MEASURES = (COLLISIONS, UUID_COLLISIONS, UTF8_BLOB, DUPLICATE_KEYS, LONGEST, ENDS, INEXACT)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SNIFF = 200
 _AGGREGATES = 900
 """A SELECT: a libSQL server and SQLite take 2000 result columns; registers and SQL length stay small at half."""
@@ -52,7 +55,7 @@ def profile(reader: Reader, table: SourceTable, wanted: Mapping[str, Sequence[st
     `wanted` gives for each column to scan the names of the shapes to count (shapes.py, and the measures above),
     the likelier first; a column that it does not name is not looked at. SourceError where the source cannot answer.
     """
-    columns = [_Column(reader, name, tuple(wanted[name])) for name in _names(table) if name in wanted]
+    columns = [_Column(reader, each, tuple(wanted[each.name])) for each in table.columns if each.name in wanted]
     expected = _sniff(reader, table, columns)
     rows, found = _first_scan(reader, table, columns, expected)
     odd = [column for column in columns if column.name not in found]
@@ -66,12 +69,19 @@ def profile(reader: Reader, table: SourceTable, wanted: Mapping[str, Sequence[st
 def samples(reader: Reader, table: SourceTable, column: str, condition: str, count: int = 3) -> tuple[str, ...]:
     """Up to `count` rows for which `condition` (SQL) holds, each as `key: value`, cut to fit a line."""
     keys = table.primary_key or ((table.rowid_name,) if table.rowid_name else ())
-    shown = ", ".join(_printable(quote(key) if key in table.primary_key else key) for key in keys)
-    sql = (
-        f"SELECT {_printable(quote(column))}{', ' if shown else ''}{shown} FROM {quote(table.name)} "
-        f"WHERE {condition} LIMIT {int(count)}"
-    )
-    return tuple(_sample(row) for row in reader.rows(sql))
+    terms = [quote(column), *(quote(key) if key in table.primary_key else key for key in keys)]
+    source = f"FROM {quote(table.name)} WHERE {condition} LIMIT {int(count)}"
+    return tuple(_sample(row) for row in _texts(reader, [_printable(term) for term in terms], source))
+
+
+def _texts(reader: Reader, terms: Sequence[str], source: str) -> list[tuple[Value, ...]]:
+    """The rows of a SELECT; where a text is not UTF-8, all texts come with what is wrong in them written out."""
+    try:
+        return list(reader.rows(f"SELECT {', '.join(terms)} {source}"))
+    except SourceError:
+        raw = ", ".join(f"CASE typeof({x}) WHEN 'text' THEN CAST({x} AS BLOB) ELSE {x} END" for x in terms)
+        rows = reader.rows(f"SELECT {raw} {source}")
+        return [tuple(x.decode(errors="backslashreplace") if isinstance(x, bytes) else x for x in row) for row in rows]
 
 
 def table_bytes(reader: Reader, table: SourceTable) -> int:
@@ -88,8 +98,9 @@ def table_bytes(reader: Reader, table: SourceTable) -> int:
 class _Column:
     """A column to scan: its SQL name, the labels its values can have, in order, and the SQL that labels a value."""
 
-    def __init__(self, reader: Reader, name: str, wanted: tuple[str, ...]) -> None:
-        self.name = name
+    def __init__(self, reader: Reader, source: SourceColumn, wanted: tuple[str, ...]) -> None:
+        self.name = name = source.name
+        self.not_null = source.not_null
         self.x = quote(name)
         self.measures = tuple(item for item in wanted if item in _MEASURES)
         shapes = [item for item in wanted if item not in _MEASURES and _known(reader, item)]
@@ -196,11 +207,11 @@ def _first_terms(column: _Column, expected: Sequence[str]) -> dict[str, str]:
     AND and OR evaluate both sides where a value is asked for, and only what is needed in a WHEN.
     """
     x, classes = column.x, {column.storage(label) for label in expected}
-    terms = {"values": f"count({x})"}
+    terms = {"values": "count(*)" if column.not_null else f"count({x})"}
     terms |= {label: f"count(CASE WHEN {column.condition(label)} THEN 1 END)" for label in expected}
     if classes & {"text", "blob"}:
         terms["widest"] = f"max(length({x}))" if classes == {"blob"} else f"max(length(CAST({x} AS BLOB)))"
-    elif column.shapes:
+    elif ENDS in column.measures:
         terms |= {"least": f"min({x})", "greatest": f"max({x})"}
     if LONGEST in column.measures and "text" in classes:
         terms["longest"] = f"max(CASE WHEN typeof({x})='text' THEN length({x}) END)"
@@ -266,7 +277,8 @@ def _measured(reader: Reader, table: SourceTable, column: _Column, seen: ColumnP
     """The profile with what was asked for beyond shapes, each only where there is something to measure."""
     shapes = dict(seen.shapes)
     x, source = column.x, quote(table.name)
-    if INEXACT in column.measures and seen.integers and _beyond(seen, EXACT):
+    mixed = seen.integers and (seen.reals or ENDS in column.measures)
+    if INEXACT in column.measures and mixed and _beyond(seen, EXACT):
         ((value,),) = reader.rows(
             f"SELECT total({SHAPES[INEXACT].sql.replace('{x}', x)}) FROM {source} WHERE typeof({x})='integer'"
         )
@@ -281,7 +293,7 @@ def _measured(reader: Reader, table: SourceTable, column: _Column, seen: ColumnP
         ((value,),) = reader.rows(f"SELECT count(*) FROM {source} WHERE {valid}")
         shapes[DUPLICATE_KEYS] = _int(value)
     if shapes.get("json-escaped"):
-        texts = reader.rows(f"SELECT {x} FROM {source} WHERE {column.condition('json-escaped')}")
+        texts = _texts(reader, [x], f"FROM {source} WHERE {column.condition('json-escaped')}")
         shapes[UNFIT_JSON] = sum(1 for (text,) in texts if isinstance(text, str) and not fits_jsonb(text))
     if UTF8_BLOB in column.measures and seen.blobs:
         blobs = reader.rows(f"SELECT {x} FROM {source} WHERE typeof({x})='blob'")
@@ -313,18 +325,18 @@ def _portions(columns: Sequence[_Column], size: int) -> list[Sequence[_Column]]:
 
 
 def _printable(x: str) -> str:
-    """SQL for a value as a person can read it: text as it is where it has no NUL, else as hex."""
+    """SQL for a value as a person can read it, cut to fit a line."""
     return (
         f"CASE typeof({x}) WHEN 'blob' THEN 'x''' || hex(substr({x},1,24)) || '''' "
-        f"WHEN 'text' THEN CAST(substr({x},1,60) AS BLOB) ELSE quote({x}) END"
+        f"WHEN 'text' THEN '''' || substr({x},1,60) || '''' ELSE quote({x}) END"
     )
 
 
 def _sample(row: Sequence[Value]) -> str:
-    """`key: value` of a row of `_printable` terms."""
-    value, *key = (item.decode(errors="backslashreplace") if isinstance(item, bytes) else item for item in row)
-    shown = repr(value) if isinstance(row[0], bytes) else str(value)
-    return f"{', '.join(str(part) for part in key)}: {shown}" if key else shown
+    """`key: value` of a row of `_printable` terms; a key of text is shown without its quotation marks."""
+    value, *key = (_CONTROL.sub(lambda found: repr(found[0])[1:-1], str(item)) for item in row)
+    shown = ", ".join(part[1:-1] if part.startswith("'") else part for part in key)
+    return f"{shown}: {value}" if key else value
 
 
 def _is_mixed(seen: ColumnProfile) -> bool:
