@@ -98,13 +98,12 @@ class Bars:
             self.bars.start_task(self._tasks[number])
         since, first = self._began[number]
         rate = f"{output.count((rows - first) / (now - since))} rows/s" if now - since > 0.2 and rows > first else ""
-        self.bars.update(
-            self._tasks[number],
-            completed=rows,
-            rows=output.count(rows),
-            **({"rate": rate} if rate else {}),
-            **({"total": max(rows, 1), "completed": max(rows, 1)} if done else {}),
-        )
+        task = self._tasks[number]
+        self.bars.update(task, completed=rows, rows=output.count(rows))
+        if rate:
+            self.bars.update(task, rate=rate)
+        if done:
+            self.bars.update(task, total=max(rows, 1), completed=max(rows, 1))
 
 
 @contextmanager

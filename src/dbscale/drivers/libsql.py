@@ -8,7 +8,6 @@ writes). Else `SnapshotLost`.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 import uuid
@@ -19,7 +18,9 @@ from typing import Protocol
 
 from dbscale.config import Location
 from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, log_id, parse, too_large
+from dbscale.drivers.guard import guarded, is_explain, is_select, pragma_table
 from dbscale.drivers.source import Value
+from dbscale.drivers.turso import Admin, writes_blocked
 from dbscale.errors import DbscaleError, Finding, SourceError, Unreachable
 
 MOST_READERS = 4
@@ -30,15 +31,11 @@ PATIENCE_SECONDS = 20.0
 """How long a server may be away, in the middle of a snapshot, before it counts as unreachable."""
 _SETTLE_SECONDS = 0.2
 """A commit is visible a moment before a primary's index counts it, and on a replica perhaps a moment after."""
-_SELECT = re.compile(r"\s*(?P<explain>EXPLAIN\s+QUERY\s+PLAN\s+)?(?:SELECT|WITH|VALUES)\b", re.IGNORECASE)
-_PRAGMA = re.compile(r"\s*PRAGMA\s+(?P<name>\w+)\s*(?:\((?P<argument>[^()]*)\))?\s*;?\s*", re.IGNORECASE)
 _STATE = "SELECT schema_version, page_count FROM pragma_schema_version, pragma_page_count"
 PAGE_BYTES = 2_000_000
 _PAGE_ROWS = 4096
 _WIDE_ROWS = 256
 _CURSOR_SECONDS = 3.0
-_LETTERS = 100
-"""Columns whose letters come as one text, so that no expression nests too deep."""
 _ROUNDS = 50
 """How often readers are opened anew because a commit came between them."""
 
@@ -49,17 +46,17 @@ class SnapshotLost(SourceError):
     section = "snapshot-lost"
 
 
-def open_source(location: Location, *, frozen: bool = False) -> LibsqlSource:
+def open_source(location: Location, *, frozen: bool = False, admin: Admin | None = None) -> LibsqlSource:
     """The source at a location of kind `libsql`; nothing is asked of the server yet."""
-    return LibsqlSource(location.address, location.token, frozen=frozen)
+    return LibsqlSource(location.address, location.token, frozen=frozen, admin=admin)
 
 
 class LibsqlSource:
     """A database on a libSQL server (see `drivers.source.Source`).
 
     `address`: a URL (libsql, https, http, wss, ws); `token`: never printed. `frozen`: the user's word that nobody
-    writes (a branch, a copy, blocked writes), so that a lost stream is opened again without asking whether anything
-    changed. `timeout`: seconds without a byte after which an answer is given up; `patience`: seconds that a server
+    writes (a branch, a copy), so that a lost stream is opened again without asking whether anything changed. `admin`:
+    have the server refuse writes as long as a snapshot is open. `timeout`: seconds without a byte after which an answer is given up; `patience`: seconds that a server
     may be away in the middle of a snapshot.
     """
 
@@ -69,11 +66,13 @@ class LibsqlSource:
         token: str = "",
         *,
         frozen: bool = False,
+        admin: Admin | None = None,
         timeout: float = 600.0,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
         self.endpoint: Endpoint = parse(address, token)
         self.frozen = frozen
+        self.admin = admin
         self._timeout = timeout
         self._patience = patience
         self._stopped = threading.Event()
@@ -102,6 +101,8 @@ class LibsqlSource:
         self._stopped.clear()
         with ExitStack() as stack:
             stack.callback(self._forget)
+            if self.admin:
+                stack.enter_context(writes_blocked(self.admin))
             self._probe = _Probe(stack.enter_context(closing(self._stream())))
             self._readers = self._open(max(1, min(readers, MOST_READERS)), self._probe)
             for reader in self._readers:
@@ -297,23 +298,23 @@ class LibsqlReader:
         ((character,),) = self.rows("SELECT CAST('A' AS BLOB)")
         return {b"A": "utf-8", b"A\0": "utf-16-le", b"\0A": "utf-16-be"}[character]  # type: ignore[index]
 
+    def damage(self) -> tuple[Finding, ...]:
+        """None: a server that serves its file has to be asked to check it there."""
+        return ()
+
     def rows(self, sql: str, parameters: Sequence[Value] = ()) -> Iterator[tuple[Value, ...]]:
         """The rows of one SELECT. SnapshotLost, Refused (with the server's code), SourceError, Unreachable."""
-        if pragma := _PRAGMA.fullmatch(sql):
-            # read-only tokens may read a pragma's table, but not ask the pragma
-            argument = "" if pragma["argument"] is None else f"({pragma['argument']})"
-            sql = f"SELECT * FROM pragma_{pragma['name']}{argument}"
-        known = _SELECT.match(sql)
-        if not known:
-            raise SourceError(f"not a SELECT: {sql[:60]}", where=self._title, try_="SELECT … FROM pragma_…('name')")
-        if known["explain"]:
+        sql = pragma_table(sql)
+        if is_explain(sql):
             yield from self._ask(lambda stream: stream.execute(sql, parameters)).rows
             return
+        if not is_select(sql):
+            raise SourceError(f"not a SELECT: {sql[:60]}", where=self._title, try_="SELECT … FROM pragma_…('name')")
         width = self._width(sql, parameters)
         if sql not in self._long:
             try:
-                guarded = _guarded(sql, width)
-                answer = self._ask(lambda stream: stream.execute(guarded, parameters))
+                safe = guarded(sql, width)
+                answer = self._ask(lambda stream: stream.execute(safe, parameters))
             except Refused as error:
                 if not too_large(error):
                     raise
@@ -329,7 +330,7 @@ class LibsqlReader:
         With small rows a cursor takes four times as long (sqld 0.24); and a stream at work on one for ten seconds is
         dropped, so a cursor gets as many rows as take about three. LIMIT is a parameter: one plan reads all parts.
         """
-        guarded = _guarded(sql, width, "LIMIT ? OFFSET ?")
+        safe = guarded(sql, width, "LIMIT ? OFFSET ?")
         wide = self._long[sql]
         count, offset = _WIDE_ROWS if wide else _PAGE_ROWS, 0
         while True:
@@ -337,9 +338,9 @@ class LibsqlReader:
             began = time.monotonic()
             try:
                 if wide:
-                    answer = self._ask(lambda stream, limits=limits: stream.execute_long(guarded, limits))  # type: ignore[misc]
+                    answer = self._ask(lambda stream, limits=limits: stream.execute_long(safe, limits))  # type: ignore[misc]
                 else:
-                    answer = self._ask(lambda stream, limits=limits: stream.execute(guarded, limits))  # type: ignore[misc]
+                    answer = self._ask(lambda stream, limits=limits: stream.execute(safe, limits))  # type: ignore[misc]
             except Refused as error:
                 if not too_large(error) or count == 1:
                     raise
@@ -473,32 +474,6 @@ class LibsqlReader:
                     try_="ask for CAST(x AS BLOB)",
                 ) from error
         return {"+": float("inf"), "-": float("-inf")}.get(flag, value)
-
-
-def _guarded(sql: str, width: int, limit: str = "LIMIT -1") -> str:
-    """The SELECT with each text as its bytes, infinities as NULL, and behind them a letter for each column.
-
-    A server cannot send text that is not UTF-8 (it drops the stream), nor an infinity (it sends null). The letters:
-    `t` a text, `+` and `-` an infinity, `.` what it is. Both LIMITs keep SQLite from evaluating the inner
-    expressions once for every mention: a subquery with LIMIT is not flattened into a query with LIMIT.
-    """
-    names = [f"a{number}" for number in range(width)]
-    values = [
-        f"CASE typeof({name}) WHEN 'text' THEN CAST({name} AS BLOB)"
-        f" WHEN 'real' THEN CASE WHEN abs({name}) = 9e999 THEN NULL ELSE {name} END ELSE {name} END"
-        for name in names
-    ]
-    letters = [
-        f"CASE typeof({name}) WHEN 'text' THEN 't'"
-        f" WHEN 'real' THEN CASE {name} WHEN 9e999 THEN '+' WHEN -9e999 THEN '-' ELSE '.' END ELSE '.' END"
-        for name in names
-    ]
-    flags = ["||".join(letters[at : at + _LETTERS]) for at in range(0, width, _LETTERS)]
-    inner = sql.strip().rstrip(";")
-    return (
-        f"WITH r({', '.join(names)}) AS (SELECT * FROM ({inner}\n) {limit})"
-        f" SELECT {', '.join(values + flags)} FROM r LIMIT -1"
-    )
 
 
 class _Idle(Protocol):

@@ -33,6 +33,9 @@ class Reader(Protocol):
         `CAST(x AS BLOB)`.
         """
 
+    def damage(self) -> tuple[Finding, ...]:
+        """Blockers for what a check of the source's structure finds; none where it cannot be checked from here."""
+
 
 class Source(Protocol):
     """A database to migrate from. It is never written to."""

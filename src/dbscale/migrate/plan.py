@@ -15,10 +15,11 @@ from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader, Source
 from dbscale.errors import ConfigError, Finding, Missing, StalePlan
 from dbscale.migrate import existing, facts, steps, target, types
+from dbscale.migrate.declaration import fold
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
 from dbscale.migrate.names import Identifiers
 from dbscale.migrate.profile import profile
-from dbscale.migrate.source import read_schema
+from dbscale.migrate.source import lost, read_schema
 from dbscale.migrate.target import Target
 from dbscale.plan import Load, LoadColumn, Plan
 from dbscale.schema import Schema, quote
@@ -208,6 +209,8 @@ def survey_source(
             profiles=profiles,
             facts=known,
         )
+        damage = readers[0].damage()
+    findings = (*damage, *lost(schema), *findings)
     return Survey(schema=schema, profiles=profiles, choices=choices, findings=findings), made
 
 
@@ -259,10 +262,11 @@ def _loads(
 
 def _selected(schema: SourceSchema, options: Options) -> SourceSchema:
     """The schema with the tables that --only and --skip leave; ConfigError for a name that is not there."""
-    known = {table.name.lower() for table in schema.tables} | {view.name.lower() for view in schema.views}
+    known = {fold(table.name) for table in schema.tables}
+    known |= {fold(each.name) for each in (*schema.views, *schema.unreadable)}
     for flag, names in (("--only", options.only), ("--skip", options.skip)):
         for name in names:
-            if name.lower() not in known:
+            if fold(name) not in known:
                 raise ConfigError(
                     f"the source has no table {name!r}",
                     where=flag,
@@ -271,7 +275,10 @@ def _selected(schema: SourceSchema, options: Options) -> SourceSchema:
     tables = tuple(table for table in schema.tables if target.wanted(table.name, options.only, options.skip))
     views = tuple(view for view in schema.views if target.wanted(view.name, options.only, options.skip))
     triggers = tuple(each for each in schema.triggers if target.wanted(each.table, options.only, options.skip))
-    return replace(schema, tables=tables, views=views, triggers=triggers)
+    unreadable = tuple(
+        each for each in schema.unreadable if target.wanted(each.table or each.name, options.only, options.skip)
+    )
+    return replace(schema, tables=tables, views=views, triggers=triggers, unreadable=unreadable)
 
 
 def schema_digest(schema: SourceSchema) -> str:

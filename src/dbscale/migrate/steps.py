@@ -90,7 +90,8 @@ def _constraints(schema: Schema) -> Iterator[Sql]:
                 undo=_drop(schema, table, key.name),
             )
     for table in schema.tables:
-        valid = [item.name for item in (*table.checks, *table.foreign_keys) if item.valid]
+        valid = [check.name for check in table.checks if check.valid]
+        valid += [key.name for key in table.foreign_keys if key.valid]
         if valid:
             yield Sql(
                 does=f"validate constraints of {quote(table.name)}",
