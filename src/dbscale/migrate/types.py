@@ -109,14 +109,21 @@ def _asked(schema: SourceSchema, overrides: Mapping[str, str]) -> tuple[dict[tup
         try:
             asked[names[name.lower()]] = parse(text)
         except KeyError:
-            says = "there is no such table and column in the source"
-            try_ = "write it as table.column, with the source's names"
-            findings.append(Finding(code="type-for-nothing", where=where, says=says, try_=try_, level="blocker"))
+            findings.append(_for_nothing(schema, name, where))
         except ValueError as error:
             try_ = "write a PostgreSQL type, such as `timestamptz from ms, empty as null`"
             finding = Finding(code="type-not-understood", where=where, says=str(error), try_=try_, level="blocker")
             findings.append(finding)
     return asked, findings
+
+
+def _for_nothing(schema: SourceSchema, name: str, where: str) -> Finding:
+    """A line that names nothing: a blocker in a table that is here; else it may be meant for another source."""
+    here = any(name.lower().startswith(f"{table.name}.".lower()) for table in schema.tables)
+    says = "the table has no such column" if here else "there is no such table among those to be migrated"
+    try_ = "write it as table.column, with the source's names"
+    level: Literal["blocker", "note"] = "blocker" if here else "note"
+    return Finding(code="type-for-nothing", where=where, says=says, try_=try_, level=level)
 
 
 def _is_sure(table: SourceTable, column: SourceColumn) -> bool:
