@@ -22,9 +22,9 @@ from typing import Any
 from dbscale.migrate.cells import (
     APPLE_SECONDS,
     BY_SIZE,
-    EXACT_FLOATS,
     FALSE_WORDS,
     JSONB,
+    REAL_DAYS,
     TRUE_WORDS,
     WEBKIT_SECONDS,
     Type,
@@ -121,8 +121,8 @@ def source_sql(column: str, conversion: Conversion, library: tuple[int, int, int
     x = f"nullif({column} COLLATE BINARY,'')" if conversion.empty == "null" else column
     forms = {
         "integer": _integer_sql(x, conversion, to, floats=floats),
-        "real": _real_sql(x, conversion, to, library, floats=floats),
-        "text": _text_sql(x, conversion, to),
+        "real": _real_sql(x, conversion, to, floats=floats),
+        "text": _text_sql(x, conversion, to, library),
         "blob": _blob_sql(x, conversion, to, library),
     }
     known = {storage: form for storage, form in forms.items() if form}
@@ -165,24 +165,22 @@ def _integer_sql(x: str, conversion: Conversion, to: Type, *, floats: bool) -> F
     return None
 
 
-def _real_sql(x: str, conversion: Conversion, to: Type, library: tuple[int, int, int], *, floats: bool) -> Form:
+def _real_sql(x: str, conversion: Conversion, to: Type, *, floats: bool) -> Form:
     reading = conversion.reals
     if reading == "keep" and to.name == "double precision" and floats:
         return "1", f"lower(hex(ieee754_to_blob({x})))"
     if reading == "whole" and to.family == "integer":
         return f"abs({x})<9e18 AND CAST({x} AS INTEGER)={x}", f"CAST({x} AS INTEGER)"
     if reading == "shortest" and to.family == "numeric":
-        usual = f"(abs({x})<1e15 AND abs({x})>1e-4)"
-        plain = "rtrim(rtrim(format('%!.{}g',{}),'0'),'.')"
-        reads_back = "CAST(format('%!.{}g',{}) AS REAL)={}"
-        if library < EXACT_FLOATS:
-            return f"{usual} AND {reads_back.format(15, x, x)}", plain.format(15, x)
-        choices = " ".join(f"WHEN {reads_back.format(n, x, x)} THEN {plain.format(n, x)}" for n in (15, 16))
-        return f"{x}=0 OR {usual}", f"CASE WHEN {x}=0 THEN '0' {choices} ELSE {plain.format(17, x)} END"
+        usual = f"abs({x})<1e15 AND ({x}=0 OR abs({x})>1e-4)"
+        plain = f"rtrim(rtrim(format('%!.15g',{x}),'0'),'.')"
+        reads_back = f"CAST(format('%!.15g',{x}) AS REAL)={x}"
+        # beyond 15 digits SQLite and Python need not choose the same of two that read back the same
+        return f"{usual} AND {reads_back}", plain
     return None
 
 
-def _text_sql(x: str, conversion: Conversion, to: Type) -> Form:
+def _text_sql(x: str, conversion: Conversion, to: Type, library: tuple[int, int, int]) -> Form:
     reading = conversion.texts
     clean = f"NOT instr({x},char(0))"
     if to.name == "jsonb":
@@ -219,7 +217,7 @@ def _text_sql(x: str, conversion: Conversion, to: Type) -> Form:
     there = f"datetime(unixepoch(substr({x},1,19)),'unixepoch')=replace(substr({x},1,19),'T',' ')"
     digits = f"{fraction}='' OR {fraction} GLOB '.[0-9]*' AND {fraction} NOT GLOB '.*[^0-9]*' AND length({fraction})<8"
     fits = f"{clean} AND ({digits}) AND unixepoch(substr({x},1,19)||{zone}) IS NOT NULL"
-    plain = f"length({x})=19 AND datetime({x})={x} COLLATE BINARY"
+    plain = f"length({x})=19 AND {f'datetime({x})={x} COLLATE BINARY' if library >= REAL_DAYS else there}"
     seconds = f"unixepoch(CASE length({x}) WHEN 19 THEN {x} ELSE substr({x},1,19)||{zone} END)"
     parts = f"CAST(substr(substr({fraction},2)||'000000',1,6) AS INTEGER)"
     finer = f"CASE length({x}) WHEN 19 THEN 0 ELSE {parts} END"

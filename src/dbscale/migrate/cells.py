@@ -17,6 +17,8 @@ from dbscale.plan import Conversion
 
 EXACT_FLOATS = (3, 54)
 """From this version on SQLite writes 17 digits of a float exactly; before, it takes 20 to be sure."""
+REAL_DAYS = (3, 54)
+"""From this version on `date('2020-02-30')` is the first of March; before, it takes a modifier to make it so."""
 JSONB = (3, 45)
 BY_SIZE = (10**11, 10**14, 10**17)
 """Times of unknown unit: below the first they are seconds, then milliseconds, microseconds, nanoseconds."""
@@ -137,7 +139,7 @@ def _forms(x: str, conversion: Conversion, library: tuple[int, int, int], *, utf
     forms = [
         _integer(x, conversion.integers, to),
         _real(x, conversion.reals, to, library),
-        _text(x, conversion, to, utf8=utf8),
+        _text(x, conversion, to, library, utf8=utf8),
         _blob(x, conversion.blobs, to, library, utf8=utf8),
     ]
     return [form for form in forms if form]
@@ -191,9 +193,8 @@ def _within(x: str, to: Type) -> str:
 
 
 def _real(x: str, reading: str, to: Type, library: tuple[int, int, int]) -> Form | None:
-    exact = library >= EXACT_FLOATS
     if reading == "keep" and to.family == "float" and to.name != "real":
-        return Form("real", "", f"format('%!.{17 if exact else 20}g',{x})")
+        return Form("real", "", f"format('%!.{17 if library >= EXACT_FLOATS else 20}g',{x})")
     if reading == "whole" and to.name == "bigint":
         test = f"{x}>=-9223372036854775808.0 AND {x}<9223372036854775808.0 AND CAST({x} AS INTEGER)={x}"
         return Form("real", test, f"CAST({x} AS INTEGER)")
@@ -204,17 +205,13 @@ def _real(x: str, reading: str, to: Type, library: tuple[int, int, int]) -> Form
             whole = min(to.modifiers[0], 15) - scale
             test = f"abs({x})<1e{whole} AND round({x},{scale})={x}" if scale >= 0 and whole > 0 else "0"
             return Form("real", test, f"format('%.{scale}f',{x})")
-        short = f"CAST(format('%!.15g',{x}) AS REAL)={x}"
-        if not exact:
-            return Form("real", f"abs({x})<1e15 AND ({x}=0 OR abs({x})>1e-5) AND {short}", f"{x}||''")
-        text = (
-            f"CASE WHEN {short} OR CAST(format('%!.16g',{x}) AS REAL)<>{x} THEN {x}||'' ELSE format('%!.16g',{x}) END"
-        )
-        return Form("real", f"abs({x})<1e300", text)
+        # More digits are left to Python: of two that read back the same, SQLite does not always print the nearer
+        usual = f"abs({x})<1e15 AND ({x}=0 OR abs({x})>1e-4)"
+        return Form("real", f"{usual} AND CAST(format('%!.15g',{x}) AS REAL)={x}", f"format('%!.15g',{x})")
     return None
 
 
-def _text(x: str, conversion: Conversion, to: Type, *, utf8: bool) -> Form | None:
+def _text(x: str, conversion: Conversion, to: Type, library: tuple[int, int, int], *, utf8: bool) -> Form | None:
     reading = conversion.texts
     whole = f"NOT instr({x},char(0))"
     if reading == "keep" and to.family == "text":
@@ -237,26 +234,26 @@ def _text(x: str, conversion: Conversion, to: Type, *, utf8: bool) -> Form | Non
         dashed = "-".join(digit * count for count in (8, 4, 4, 4, 12))
         return Form("text", f"({x} GLOB '{dashed}' OR {x} GLOB '{digit * 32}') AND {whole}", x)
     if reading == "iso":
-        return _iso(x, to)
+        return _iso(x, to, "" if library >= REAL_DAYS else ",'+0 days'")
     if reading == "bytes" and to.family == "bytea" and utf8:
         return Form("text", "", f"'\\x'||hex({x})")
     return None
 
 
-def _iso(x: str, to: Type) -> Form | None:
+def _iso(x: str, to: Type, modifier: str) -> Form | None:
     """Dates and times in ISO form: SQLite's functions give back the text they were given only if it is a real date."""
     if to.modifiers:
         return None
     if to.family == "date":
-        return Form("text", f"date({x})={x} COLLATE BINARY AND {x}>='0001'", x)
+        return Form("text", f"date({x}{modifier})={x} COLLATE BINARY AND {x}>='0001'", x)
     if to.family == "time":
-        return Form("text", f"time({x})={x} COLLATE BINARY", x)
+        return Form("text", f"time({x}{modifier})={x} COLLATE BINARY", x)
     if to.family != "timestamp":
         return None
-    plain = f"datetime({x})={x} COLLATE BINARY"
+    plain = f"datetime({x}{modifier})={x} COLLATE BINARY"
     # SQLite's own functions stop reading at a NUL
     whole = f"NOT instr({x},char(0))"
-    head = f"datetime(substr({x},1,19))=replace(substr({x},1,19),'T',' ')"
+    head = f"datetime(substr({x},1,19){modifier})=replace(substr({x},1,19),'T',' ')"
     rest = f"ltrim(substr({x},21),'0123456789')"
     naive = f"substr({x},20,1)='.' AND {rest}='' AND length({x}) BETWEEN 21 AND 26"
     if to.name == "timestamp":

@@ -202,9 +202,9 @@ class Encoder:
         `among` is what follows the SELECT list of a query over the table `AS s`, and ends in `LIMIT ?`.
         """
         most = self.most
-        if most * min(self.load.widest, WIDE) <= MEMORY:
+        if most * self.load.widest <= MEMORY:
             return most
-        lengths = "+".join(f"min(ifnull({self._length(column)},0),{WIDE})" for column in self.load.columns)
+        lengths = "+".join(f"ifnull({self._length(column)},0)" for column in self.load.columns)
         total = taken = 0
         for (length,) in reader.rows(f"SELECT {lengths} {among}", (*parameters, most)):
             total += _int(length)
@@ -283,23 +283,26 @@ class Encoder:
                 lines.append(self._line(row))
             except _RefusedCell as refusal:
                 refused.append(self._refused(row, refusal.place, str(refusal)))
-        return Batch(data=b"".join(lines), rows=len(lines), refused=tuple(refused), first=first, last=last)
+        return Batch(
+            data=lines[0] if len(lines) == 1 else b"".join(lines),
+            rows=len(lines),
+            refused=tuple(refused),
+            first=first,
+            last=last,
+        )
 
     def _line(self, row: Row) -> bytes:
-        written = []
+        pieces: list[bytes] = []
         for place, (column, value, tag) in enumerate(zip(self.load.columns, row.values, row.tags, strict=True)):
             assert not isinstance(value, str)  # noqa: S101 - text was asked for as its bytes
             try:
                 cell = convert.convert(value, STORAGES[tag], column.conversion, self.encoding)
             except Refusal as refusal:
                 raise _RefusedCell(str(refusal), place) from refusal
-            if cell is None:
-                written.append(b"NULL")
-            elif b"'" in cell:
-                written.append(b"'" + cell.replace(b"'", b"''") + b"'")
-            else:
-                written.append(b"'" + cell + b"'")
-        return b",".join(written) + b"\n"
+            pieces += [b"NULL"] if cell is None else [b"'", cell.replace(b"'", b"''"), b"'"]
+            pieces.append(b",")
+        pieces[-1] = b"\n"
+        return b"".join(pieces)
 
     def _refused(self, row: Row, place: int, reason: str) -> Refused:
         value = row.values[place]
