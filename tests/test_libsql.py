@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import sqlite3
 import struct
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from dbscale.drivers.hrana import parse
 from dbscale.drivers.libsql import LibsqlSource, SnapshotLost
 from dbscale.drivers.source import TooLarge
 from dbscale.drivers.sqlite import SqliteSource
-from dbscale.errors import ConfigError, SourceError, Unreachable
+from dbscale.drivers.turso import Admin, writes_blocked
+from dbscale.errors import ConfigError, Missing, SourceError, Unreachable
 from dbscale.migrate import encode
 from dbscale.migrate.source import read_schema
 from dbscale.plan import Conversion, Load, LoadColumn
@@ -580,6 +583,96 @@ def test_a_replica_is_a_source_too(sqld: START, url: Callable[[Sqld], str]) -> N
             time.sleep(0.1)
         assert list(readers[0].rows("SELECT count(*) FROM t")) == [(1000,)]
     assert source.endpoint.websocket or source.fingerprint() == LibsqlSource(primary.url).fingerprint()
+
+
+def config(server: Sqld) -> dict[str, Any]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.admin}/v1/namespaces/default/config", timeout=5) as answer:
+        content: dict[str, Any] = json.load(answer)
+        return content
+
+
+def test_writes_are_blocked_while_a_snapshot_is_open(sqld: START) -> None:
+    server = sqld()
+    numbers(server, 10)
+    before = config(server)
+    admin = Admin(url=f"http://127.0.0.1:{server.admin}")
+    source = LibsqlSource(server.url, admin=admin)
+    with source.snapshot(2) as readers:
+        with pytest.raises(AssertionError, match="BLOCKED"):
+            server.run("DELETE FROM t")
+        assert {len(copied(reader)) for reader in readers} == {10}
+        assert not source.changed_since_snapshot()
+        assert read_schema(readers[0]).tables
+    assert config(server) == before
+    server.run("DELETE FROM t")
+
+
+def test_writes_blocked_already_stay_blocked(sqld: START) -> None:
+    server = sqld()
+    admin = Admin(url=f"http://127.0.0.1:{server.admin}")
+    with writes_blocked(admin):
+        with LibsqlSource(server.url, admin=admin).snapshot():
+            pass
+        assert config(server)["block_writes"]
+    assert not config(server)["block_writes"]
+
+
+def test_the_admin_api_wants_its_key(sqld: START) -> None:
+    server = sqld("keyed", "--admin-auth-key", "open-sesame")
+    url = f"http://127.0.0.1:{server.admin}"
+    with writes_blocked(Admin(url=url, token="open-sesame")), pytest.raises(AssertionError, match="BLOCKED"):
+        server.run("CREATE TABLE t (id)")
+    for token in ("", "wrong"):
+        with pytest.raises(Missing) as caught, writes_blocked(Admin(url=url, token=token)):
+            pass
+        assert "admin-auth-key" in caught.value.try_
+    with pytest.raises(Unreachable), writes_blocked(Admin(url="http://127.0.0.1:9")):
+        pass
+    with pytest.raises(ConfigError), writes_blocked(Admin(url=url, token="open-sesame", database="nowhere")):
+        pass
+
+
+# What is libSQL's own
+
+OWN = (
+    "CREATE TABLE random (id INTEGER, v TEXT) RANDOM ROWID",
+    "INSERT INTO random VALUES (1, 'a'), (2, 'b')",
+    "CREATE TABLE embedding (id INTEGER PRIMARY KEY, v F32_BLOB(3))",
+    "INSERT INTO embedding VALUES (1, vector32('[1, 2.5, -3]')), (2, NULL)",
+    "CREATE INDEX embedding_v ON embedding (libsql_vector_idx(v, 'metric=cosine'))",
+    "CREATE TABLE parent (id INTEGER PRIMARY KEY)",
+    "CREATE TABLE altered (id INTEGER PRIMARY KEY, a)",
+    "INSERT INTO altered VALUES (1, NULL), (2, 'x')",
+    "ALTER TABLE altered ALTER COLUMN a TO a INTEGER NOT NULL CHECK (a > 0) REFERENCES parent (id)",
+    "CREATE TABLE later (id INTEGER PRIMARY KEY, v TEXT)",
+    "INSERT INTO later VALUES (1, 'after the table that SQLite cannot parse')",
+)
+
+
+def test_a_libsql_file_reads_as_its_server_does(sqld: START) -> None:
+    """A stock SQLite calls the schema malformed, and stops before every table."""
+    server = sqld()
+    server.run(*OWN)
+
+    def everything(source: Any) -> tuple[Any, ...]:
+        with source.snapshot() as (reader,):
+            schema = read_schema(reader)
+            rows = {each.name: list(reader.rows(f'SELECT rowid, * FROM "{each.name}"')) for each in schema.tables}
+            return schema.tables, schema.skipped, rows
+
+    of_server = everything(LibsqlSource(server.url))
+    server.stop()
+    file = SqliteSource(server.home / "dbs" / "default" / "data")
+    assert everything(file) == of_server
+    tables, skipped, rows = of_server
+    assert [each.name for each in tables] == ["random", "embedding", "parent", "altered", "later"]
+    assert {each.name for each in skipped} == {"libsql_vector_meta_shadow", "embedding_v_shadow"}
+    assert [row[1:] for row in rows["embedding"]] == [(1, struct.pack("<3f", 1, 2.5, -3)), (2, None)]
+    assert sorted(row[2] for row in rows["random"]) == ["a", "b"]
+    assert [row[2] for row in rows["altered"]] == [None, "x"]
+    assert "malformed-schema" in {finding.code for finding in file.notes}
+    with sqlite3.connect(file.path) as plain, pytest.raises(sqlite3.DatabaseError, match="malformed"):
+        plain.execute("SELECT * FROM later")
 
 
 # Addresses

@@ -17,8 +17,8 @@ from functools import cached_property
 from typing import Protocol
 
 from dbscale.config import Location
-from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, log_id, parse, too_large
 from dbscale.drivers.guard import guarded, is_explain, is_select, pragma_table
+from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, log_id, parse, too_large
 from dbscale.drivers.source import Value
 from dbscale.drivers.turso import Admin, writes_blocked
 from dbscale.errors import DbscaleError, Finding, SourceError, Unreachable
@@ -56,8 +56,8 @@ class LibsqlSource:
 
     `address`: a URL (libsql, https, http, wss, ws); `token`: never printed. `frozen`: the user's word that nobody
     writes (a branch, a copy), so that a lost stream is opened again without asking whether anything changed. `admin`:
-    have the server refuse writes as long as a snapshot is open. `timeout`: seconds without a byte after which an answer is given up; `patience`: seconds that a server
-    may be away in the middle of a snapshot.
+    have the server refuse writes as long as a snapshot is open. `timeout`: seconds without a byte after which an
+    answer is given up; `patience`: seconds that a server may be away in the middle of a snapshot.
     """
 
     def __init__(
