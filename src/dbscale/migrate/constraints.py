@@ -12,7 +12,7 @@ from dbscale.migrate import defaults, functions
 from dbscale.migrate.dialect import Scope, compile_node, condition, stored
 from dbscale.migrate.draft import Draft
 from dbscale.migrate.facts import MOST_COLUMNS, PAGE_ROW
-from dbscale.migrate.grammar import Node, NotUnderstood, names_in, parse_expression, tokens
+from dbscale.migrate.grammar import Node, NotUnderstood, names_in, parse_expression
 from dbscale.migrate.model import (
     Choice,
     SourceColumn,
@@ -66,16 +66,12 @@ def _limits(draft: Draft, source: SourceTable) -> None:
             try_="split it into two tables in SQLite, or leave it out with --skip",
             level="blocker",
         )
-    try:
-        words = [token.text.upper() for token in tokens(source.sql)]
-    except NotUnderstood:
-        words = []
-    for place in range(len(words) - 4):
-        if words[place : place + 4] == ["NOT", "NULL", "ON", "CONFLICT"] and words[place + 4] != "ABORT":
+    for column in source.columns:
+        if column.not_null_conflict:
             draft.note(
                 "on-conflict",
-                source.name,
-                f"NOT NULL ON CONFLICT {words[place + 4]} has no counterpart: PostgreSQL raises an error",
+                f"{source.name}.{column.name}",
+                f"NOT NULL ON CONFLICT {column.not_null_conflict} has no counterpart: PostgreSQL raises an error",
                 try_="see to it in the statements that rely on it",
                 level="behaviour",
                 original=source.sql,
@@ -148,8 +144,12 @@ def _generated(draft: Draft, source: SourceTable) -> dict[str, str]:
     found: dict[str, str] = {}
     pending = {ascii_lower(column.name): column for column in source.columns if column.generated}
     while pending:
-        ready = [column for low, column in pending.items() if not names_in(column.expression) & pending.keys() - {low}]
-        for column in ready or list(pending.values()):
+        ready = [column for column in pending.values() if not names_in(column.expression) & pending.keys()]
+        if not ready:
+            for column in pending.values():
+                _not_generated(draft, source, column, "it refers to itself")
+            return found
+        for column in ready:
             del pending[ascii_lower(column.name)]
             try:
                 type_ = draft.choice(source.name, column.name).type

@@ -1,7 +1,8 @@
 """SQLite's expressions as PostgreSQL's, for the types chosen: the same answer, or a refusal that says why.
 
 Values are compared as the chosen types mean them: a column that became a timestamp compares by time, one that
-became boolean is true or false. Beyond that nothing is assumed.
+became boolean is true or false. Beyond that nothing is assumed. One difference is let pass: a whole number past 2**53
+beside a real one is compared and calculated with as a real one in PostgreSQL.
 """
 
 from __future__ import annotations
