@@ -100,7 +100,7 @@ def test_replicas_start_and_stop_with_their_primary(root: Path) -> None:
     embedded.down(root=root)
     assert [server.running for server in embedded.status(root=root)] == [False, False]
     up(root)
-    assert replica.running
+    assert replica.running, replica.log.read_text()[-3000:]
     wait(lambda: one(primary.url, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == 1)
     embedded.down("main_replica_1", root=root, remove=True)
     assert one(primary.url, "SELECT count(*) FROM pg_replication_slots") == 0, "a slot without replica keeps the log"
@@ -118,7 +118,7 @@ def test_a_replica_follows_its_primary_to_another_port(root: Path) -> None:
         other.listen()
         moved = up(root)
     assert moved.port != primary.port
-    assert replica.running
+    assert replica.running, replica.log.read_text()[-3000:]
     wait(lambda: one(moved.url, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == 1)
 
 
@@ -152,6 +152,29 @@ def test_a_stale_pid_of_a_living_process_does_not_fool_it(root: Path) -> None:
     finally:
         idle.kill()
         idle.wait()
+
+
+def test_a_postmaster_started_by_hand_is_not_joined_by_a_second_one(root: Path) -> None:
+    server = up(root)
+    embedded.down(root=root)
+    account = programs.account_for(server.data)
+    by_hand = subprocess.Popen(
+        [str(binaries("18") / "postgres")],
+        env={"PGDATA": str(server.data)},
+        cwd="/",
+        user=account.pw_uid if account else None,
+        group=account.pw_gid if account else None,
+        extra_groups=[] if account else None,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait((server.data / "postmaster.pid").exists)
+        with pytest.raises(Unreachable, match=r"lock file .*postmaster\.pid.* already exists"):
+            up(root)
+        assert by_hand.poll() is None
+    finally:
+        by_hand.send_signal(signal.SIGINT)
+        by_hand.wait()
 
 
 def test_killed_while_it_was_made(root: Path) -> None:

