@@ -274,11 +274,12 @@ class TableCheck:
         for number in list(source)[: self.samples]:
             self.sample(report, Difference(kind="missing", key=f"{self._number} = {number}"))
 
-    def target_cells(self) -> str:
-        return ", ".join(
+    def target_cells(self) -> list[str]:
+        """SQL for each of the target's columns as verify spells it."""
+        return [
             canonical.target_sql(quote(column.target), column.conversion.to, whole=False)
             for column in self.load.columns
-        )
+        ]
 
     def spelled(self, row: Row) -> Spelled:
         """A source's row, spelled by Python."""
