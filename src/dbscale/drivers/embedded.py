@@ -38,7 +38,7 @@ from pathlib import Path
 from dbscale.drivers import postgres, programs
 from dbscale.errors import ConfigError, DbscaleError, Missing, Unfinished, Unreachable
 
-ROLE = "dbscale"
+ROLE = "postgres"
 FIRST_PORT = 15432
 """Below the range from which systems draw the ports of outgoing connections, so that a port stays free."""
 START_SECONDS = 120

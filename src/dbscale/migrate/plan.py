@@ -118,10 +118,11 @@ def make(
         present = relations(connection, options.schema)
         new_schema = not _exists(connection, options.schema)
         _check_privileges(connection, options.schema, new_schema=new_schema)
+        shadowed = list(_shadowed(connection, options.state_schema))
     survey, made = survey_source(source, options, vector=vector, say=say)
     loads = tuple(_loads(survey, made.load, options, {table: made.tables[table] for table in made.load}))
     sequences = {each.table: each.sequence for each in made.identities if each.sequence}
-    findings = [*survey.findings, *made.findings, *source.notes]
+    findings = [*shadowed, *survey.findings, *made.findings, *source.notes]
     if not ignore_rows:
         findings += _clashes(present, made.schema)
     plan = Plan(
@@ -173,7 +174,7 @@ def _into_existing(
     names = {each.source.name: each.live.name for each in matches}
     loads = tuple(_loads(survey, columns, options, names))
     sequences = {each.source.name: each.source.sequence or 0 for each in matches}
-    noticed = [*findings, *survey.findings, *source.notes]
+    noticed = [*_shadowed(connection, options.state_schema), *findings, *survey.findings, *source.notes]
     if not (ignore_rows or options.truncate):
         noticed += existing.in_the_way(matches)
     plan = Plan(
@@ -336,6 +337,19 @@ def _check_privileges(connection: Connection, schema: str, *, new_schema: bool) 
     if not allowed:
         role = _value(connection, "SELECT current_user")
         raise Missing(f"the role {role!r} may not {what}", try_=f"{grant}, or name another with --schema")
+
+
+def _shadowed(connection: Connection, state_schema: str) -> Iterator[Finding]:
+    """A finding when this role's own name leads its search path to dbscale's tables before the application's."""
+    if _value(connection, "SELECT current_user") == state_schema:
+        yield Finding(
+            code="state-schema-first",
+            where=f"schema {state_schema}",
+            says="this role has the name of the schema of dbscale's tables, so its search path ($user, public) finds"
+            " those before the application's: alembic_version, say",
+            try_="--state-schema NAME, or connect the application as another role",
+            level="behaviour",
+        )
 
 
 def relations(connection: Connection, schema: str) -> frozenset[str]:

@@ -1,0 +1,275 @@
+"""`dbscale migrate` and its kin as a user runs them, on real servers."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from dbscale.cli import dbscale, run
+from dump import dump
+
+SHOP = """
+CREATE TABLE users (Id INTEGER PRIMARY KEY AUTOINCREMENT, Name TEXT NOT NULL, IsActive INTEGER, Joined TEXT);
+CREATE TABLE orders (id INTEGER PRIMARY KEY, user_id INTEGER REFERENCES users (Id), total REAL, note TEXT);
+CREATE TABLE alembic_version (version_num VARCHAR(32));
+INSERT INTO users VALUES (1, 'Ann', 1, '2024-01-02 03:04:05'), (7, '김', 0, '2024-01-02 03:04:06');
+DELETE FROM users WHERE Id = 7;
+INSERT INTO users VALUES (3, '김', 0, NULL);
+INSERT INTO orders VALUES (10, 1, 19.99, NULL), (11, 3, 0.1, 'a\nb');
+INSERT INTO alembic_version VALUES ('abc');
+"""
+
+APPLICATION = """
+CREATE TABLE users (id serial PRIMARY KEY, name varchar(20) NOT NULL, isactive boolean, joined timestamptz,
+                    updated_at timestamptz DEFAULT now());
+CREATE SEQUENCE order_numbers;
+CREATE TABLE orders (id bigint PRIMARY KEY DEFAULT nextval('order_numbers'), note text, total numeric(10,2),
+                     user_id integer NOT NULL REFERENCES users ON DELETE CASCADE);
+CREATE TABLE alembic_version (version_num varchar(32));
+INSERT INTO alembic_version VALUES ('xyz');
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN NEW.name := 'touched'; RETURN NEW; END $$;
+CREATE TRIGGER touching BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION touch();
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "shop.db"
+    with sqlite3.connect(file) as connection:
+        connection.executescript(SHOP)
+    return file
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    """A command line with --json: its status and its document."""
+    status = run([*arguments, "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def rows(url: str, query: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def execute(url: str, script: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(script.encode())
+
+
+def test_every_row_is_accounted_for(shop: Path, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, document = answer(capsys, "migrate", str(shop), database)
+    assert status == 0
+    assert {table["table"]: table["loaded"] for table in document["tables"]} == {
+        "users": 2,
+        "orders": 2,
+        "alembic_version": 1,
+    }
+    assert all(table["source_rows"] == table["loaded"] + table["quarantined"] for table in document["tables"])
+    assert document["verify"]["same"] is True
+    assert rows(database, "SELECT total, note FROM orders ORDER BY id") == [(19.99, None), (0.1, "a\nb")]
+
+
+def test_new_rows_get_numbers_beyond_the_last_ever_given(shop: Path, database: str) -> None:
+    assert run(["migrate", str(shop), database]) == 0
+    assert rows(database, """INSERT INTO users ("Name") VALUES ('new') RETURNING "Id" """) == [(8,)]
+    assert rows(database, "INSERT INTO orders (total) VALUES (1) RETURNING id") == [(12,)]
+
+
+def test_undo_brings_the_first_state_back(shop: Path, database: str) -> None:
+    execute(database, "CREATE TABLE mine (a int); INSERT INTO mine VALUES (1)")
+    before = dump(database)
+    assert run(["migrate", str(shop), database]) == 0
+    assert dump(database) != before
+    assert run(["undo", "1", database, "--yes"]) == 0
+    assert dump(database) == before
+    assert run(["migrate", str(shop), database]) == 0
+
+
+def test_again_there_is_nothing_to_do(shop: Path, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate", str(shop), database]) == 0
+    after = dump(database)
+    assert run(["migrate", str(shop), database]) == 0
+    assert "run 1 has done this already" in capsys.readouterr().err
+    assert dump(database) == after
+
+
+def test_dry_run_changes_nothing(shop: Path, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = dump(database)
+    assert run(["migrate", str(shop), database, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 tables, 5 rows" in shown
+    assert "nothing is blocked" in shown
+    assert dump(database) == before
+    assert rows(database, "SELECT to_regnamespace('dbscale')") == [(None,)]
+
+
+def test_saved_plan(shop: Path, database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = tmp_path / "plan.json"
+    assert run(["migrate", str(shop), database, "-o", str(plan)]) == 0
+    assert "giTcc" not in plan.read_text()
+    content = json.loads(plan.read_text())
+    content["databases"]["target"] = database  # plans carry no passwords, and this server asks for one
+    plan.write_text(json.dumps(content))
+    status = run(["apply", str(plan), "--yes"])
+    if status == 3:
+        pytest.skip("the server asks for a password")
+    assert status == 0
+    assert rows(database, "SELECT count(*) FROM orders") == [(2,)]
+
+
+def test_a_plan_for_another_schema_is_stale(shop: Path, database: str, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    assert run(["migrate", str(shop), database, "-o", str(plan)]) == 0
+    with sqlite3.connect(shop) as connection:
+        connection.execute("ALTER TABLE orders ADD COLUMN paid INTEGER")
+    assert run(["apply", str(plan), "--yes"]) == 2
+
+
+def test_sql_of_the_plan_runs_by_itself(shop: Path, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate", str(shop), database, "--sql"]) == 0
+    script = capsys.readouterr().out
+    for statement in script.split(";\n"):
+        execute(database, statement)
+    assert rows(database, "SELECT count(*) FROM users") == [(0,)]
+
+
+def test_only_and_skip(shop: Path, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, document = answer(capsys, "migrate", str(shop), database, "--only", "users")
+    assert status == 0
+    assert [table["table"] for table in document["tables"]] == ["users"]
+    status, document = answer(
+        capsys, "migrate", str(shop), database, "--schema", "new", "--skip", "users", "--identifiers", "lower"
+    )
+    assert status == 0
+    assert [table["target"] for table in document["tables"]] == ["new.orders", "new.alembic_version"]
+
+
+def test_into_existing(shop: Path, database: str) -> None:
+    execute(database, APPLICATION)
+    before = dump(database)
+    assert run(["migrate", str(shop), database, "--into-existing"]) == 0
+    assert rows(database, "SELECT id, name, isactive, joined FROM users ORDER BY id") == rows(
+        database,
+        "VALUES (1, 'Ann'::varchar, true, timestamptz '2024-01-02 03:04:05+00'), (3, '김', false, NULL)",
+    )
+    assert rows(database, "SELECT version_num FROM alembic_version") == [("xyz",)]
+    definitions = [line for line in dump(database).splitlines() if line.startswith(("constraint", "trigger"))]
+    assert definitions == [line for line in before.splitlines() if line.startswith(("constraint", "trigger"))]
+    assert rows(database, "INSERT INTO users (name) VALUES ('new') RETURNING id, name") == [(8, "touched")]
+    assert rows(database, "INSERT INTO orders (user_id) VALUES (1) RETURNING id") == [(12,)]
+
+
+def test_undo_of_into_existing(shop: Path, database: str) -> None:
+    execute(database, APPLICATION)
+    constraints = [line for line in dump(database).splitlines() if not line.split(" ")[0].endswith("_seq")]
+    assert run(["migrate", str(shop), database, "--into-existing"]) == 0
+    assert run(["undo", "1", database, "--yes"]) == 0
+    after = [line for line in dump(database).splitlines() if not line.split(" ")[0].endswith("_seq")]
+    assert [line for line in after if "order_numbers" not in line] == [
+        line for line in constraints if "order_numbers" not in line
+    ]
+
+
+def test_into_existing_refuses_rows_until_told(shop: Path, database: str) -> None:
+    execute(database, APPLICATION)
+    execute(database, "INSERT INTO users (id, name) VALUES (1, 'seed')")
+    assert run(["migrate", str(shop), database, "--into-existing"]) == 2
+    assert rows(database, "SELECT count(*) FROM users") == [(1,)]
+    assert run(["migrate", str(shop), database, "--into-existing", "--truncate", "--yes"]) == 0
+    assert rows(database, "SELECT count(*) FROM users") == [(2,)]
+
+
+def test_into_existing_names_what_does_not_fit(shop: Path, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    execute(database, APPLICATION.replace("isactive boolean", "isactive boolean, must text NOT NULL"))
+    execute(database, "ALTER TABLE orders DROP COLUMN note")
+    assert run(["migrate", str(shop), database, "--into-existing"]) == 2
+    said = capsys.readouterr().err
+    assert "orders.note" in said
+    assert "users.must" in said
+
+
+def test_a_column_left_out_as_asked(shop: Path, database: str, tmp_path: Path) -> None:
+    execute(database, APPLICATION)
+    execute(database, "ALTER TABLE orders DROP COLUMN note")
+    (tmp_path / "dbscale.toml").write_text('[migrate.types]\n"orders.note" = "skip"\n')
+    assert run(["migrate", str(shop), database, "--into-existing"]) == 0
+
+
+def test_bad_rows_stop_or_are_kept_apart(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with sqlite3.connect("bad.db") as connection:
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)")
+        connection.executemany("INSERT INTO t VALUES (?, ?)", [(i, f"text {i}") for i in range(1, 5001)])
+        connection.execute("UPDATE t SET a = CAST(x'66ff' AS TEXT) WHERE id IN (7, 4000)")
+    assert run(["migrate", "bad.db", database]) != 0
+    said = capsys.readouterr().err
+    assert "t.a" in said
+    assert "7" in said
+    status, document = answer(capsys, "migrate", "bad.db", database, "--on-invalid-text", "quarantine", "--yes")
+    assert status == 1
+    (table,) = document["tables"]
+    assert (table["source_rows"], table["loaded"], table["quarantined"]) == (5000, 4998, 2)
+    assert document["verify"]["same"] is True
+    kept = rows(database, "SELECT row_key, column_name, raw FROM dbscale.quarantine ORDER BY id")
+    assert kept == [({"id": 7}, "a", b"f\xff"), ({"id": 4000}, "a", b"f\xff")]
+
+
+def test_a_changed_source_is_loaded_anew(
+    shop: Path, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dbscale import apply
+
+    def broken(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(apply, "_carry_out", _stop_after_loads(apply._carry_out))
+        assert run(["migrate", str(shop), database]) == 130
+    with sqlite3.connect(shop) as connection:
+        connection.execute("UPDATE orders SET total = 5")
+    assert run(["migrate", str(shop), database]) == 0
+    assert "loaded anew" in capsys.readouterr().err
+    assert rows(database, "SELECT DISTINCT total FROM orders") == [(5.0,)]
+
+
+def _stop_after_loads(carry_out: Callable[..., Any]) -> Callable[..., Any]:
+    def stopping(context: Any, group: Any) -> Any:
+        if group[0][1].group == "keys":
+            raise KeyboardInterrupt
+        return carry_out(context, group)
+
+    return stopping
+
+
+def test_status_tells_how_to_go_on(
+    shop: Path, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dbscale import apply
+
+    with monkeypatch.context() as patched:
+        patched.setattr(apply, "_carry_out", _stop_after_loads(apply._carry_out))
+        assert run(["migrate", str(shop), database]) == 130
+    capsys.readouterr()
+    assert run(["status", database]) == 0
+    shown = capsys.readouterr().out
+    assert "interrupted" in shown
+    assert "dbscale migrate" in shown
+    assert "dbscale undo 1" in shown
+
+
+def test_help_of_every_command() -> None:
+    for name in dbscale.list_commands(None):  # type: ignore[arg-type]
+        result = CliRunner().invoke(dbscale, [name, "--help"])
+        assert result.exit_code == 0, result.output
+        assert "Usage: " in result.output
