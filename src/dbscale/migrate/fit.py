@@ -102,7 +102,7 @@ def shapes_for(type_: str) -> tuple[str, ...]:
         return ("real-infinite", *fits, *NUMBERS, "digits-blob")
     if name in ("vector", "real[]", "double precision[]"):
         double = name.startswith("double")
-        return (vector_shape(8 if double else 4, size, 2 if double else 1),) if size else ()
+        return (vector_shape(8 if double else 4, size or 0, 2 if double else 1),)
     return _SHAPES.get(name, ())
 
 
@@ -168,7 +168,7 @@ class _Readings:
             if left > 0 and misfit is None:
                 misfit = Misfit(left, _NOUNS[storage], self._samples(storage, shapes if reading else ()))
         conversion = Conversion(
-            to=self.asked.type,
+            to=re.sub(r"\[\d+\]$", "[]", self.asked.type),
             integers=integers[0],
             reals=reals[0],
             texts=texts[0],

@@ -155,7 +155,8 @@ def decimal_shapes(precision: int, scale: int) -> tuple[str, str]:
 
 
 def vector_shape(bytes_each: int, dimensions: int, tail: int) -> str:
-    """The name of the shape of a libSQL vector: so many numbers of so many bytes, and the byte that names the type."""
+    """The name of the shape of a libSQL vector: so many numbers of so many bytes (0: any number of them),
+    and the byte that may name the type at the end."""
     return f"vector-{bytes_each}-{dimensions}-{tail}"
 
 
@@ -175,8 +176,8 @@ def shape(name: str) -> Shape:
         return Shape("real", f"(abs({{x}})<{limit} AND round({{x}},{min(scale, 15)})={{x}})")
     if name.startswith("vector-"):
         each, dimensions, tail = (int(number) for number in name.split("-")[1:])
-        size = each * dimensions
-        plain = f"length({{x}})={size}" if tail == 1 else "0"
-        tailed = f"(length({{x}})={size + 1} AND substr({{x}},-1)=x'{tail:02x}')"
-        return Shape("blob", f"({plain} OR {tailed})")
+        plain = f"length({{x}})={each * dimensions}" if dimensions else f"length({{x}})%{each}=0"
+        tailed = f"length({{x}})={each * dimensions + 1}" if dimensions else f"length({{x}})%{each}=1"
+        bare = plain if tail == 1 else "0"
+        return Shape("blob", f"(length({{x}})>1 AND ({bare} OR {tailed} AND substr({{x}},-1)=x'{tail:02x}'))")
     raise KeyError(name)

@@ -209,7 +209,7 @@ def _declared(at: Place, options: Options) -> tuple[Choice, list[Finding]]:
     for type_ in targets:
         own = fit(Asked(type_), at.seen)
         if own.misfit is None and not (type_ == "jsonb" and at.count(DUPLICATE_KEYS)):
-            return _fitting(at, Choice(type=type_, conversion=own.conversion), targets[0], nearest)
+            return _fitting(at, Choice(type=own.conversion.to, conversion=own.conversion), targets[0], nearest)
         if own.misfit and (nearest is None or own.misfit.count <= nearest.count):
             nearest = own.misfit
     choice = _holding(at)
@@ -224,7 +224,7 @@ def _declared(at: Place, options: Options) -> tuple[Choice, list[Finding]]:
 
 def _fitting(at: Place, choice: Choice, first: str, nearest: Misfit | None) -> tuple[Choice, list[Finding]]:
     """A type the declaration means, and what to say where it is not the narrowest such type."""
-    if choice.type == first or (first == "timestamp" and choice.type == "timestamptz"):
+    if choice.type in (first, first.partition("[")[0] + "[]") or (first, choice.type) == ("timestamp", "timestamptz"):
         return choice, remarks.about(at, choice)
     finding = remarks.widened(at, first, choice.type, nearest)
     return replace(choice, evidence=finding.says), [finding, *remarks.about(at, choice)]
@@ -238,13 +238,13 @@ def _holding(at: Place) -> Choice:
     elif at.seen.blobs and wish(at.column.declared).affinity != "TEXT":
         order = ("bytea",)
     fits = ((type_, fit(Asked(type_), at.seen)) for type_ in order)
-    return next(Choice(type=type_, conversion=own.conversion) for type_, own in fits if own.misfit is None)
+    return next(Choice(type=own.conversion.to, conversion=own.conversion) for type_, own in fits if own.misfit is None)
 
 
 def _override(at: Place, asked: Asked, options: Options) -> tuple[Choice, list[Finding]]:
     """The user's type; a blocker where values do not convert to it."""
     own = fit(asked, at.seen)
-    choice = Choice(type=asked.type, conversion=own.conversion, evidence="chosen in [migrate.types]")
+    choice = Choice(type=own.conversion.to, conversion=own.conversion, evidence="chosen in [migrate.types]")
     findings = [each for each in remarks.about(at, choice) if each.level in ("data", "blocker")]
     if own.misfit:
         quarantine = options.on_bad_row == "quarantine"
