@@ -76,9 +76,13 @@ def _hashed_sql(check: TableCheck, columns: str = "") -> str:
     return f"SELECT encode(sha256(convert_to({line},'UTF8')),'hex') AS h{columns} FROM {check.target} OFFSET 0"
 
 
+def _bucket_sql(buckets: int) -> str:
+    return f"('x'||left(h,4))::bit(16)::int % {buckets}"
+
+
 def _target_sums(check: TableCheck, connection: Connection, buckets: int) -> dict[int, list[int]]:
     sql = (
-        f"SELECT ('x'||left(h,4))::bit(16)::int % {buckets}, count(*),"
+        f"SELECT {_bucket_sql(buckets)}, count(*),"
         " sum(('x'||substr(h,17,16))::bit(64)::bigint), sum(('x'||substr(h,33,16))::bit(64)::bigint)"
         f" FROM ({_hashed_sql(check)}) AS t GROUP BY 1"
     )
@@ -105,8 +109,10 @@ def _unmatched(
     check: TableCheck, reader: Reader, connection: Connection, differing: list[int], buckets: int
 ) -> tuple[list[Row], list[tuple[Any, ...]]]:
     """The rows of some buckets that the source has alone, and those that the target has alone."""
-    sql = f"SELECT h FROM ({_hashed_sql(check)}) AS t WHERE ('x'||left(h,4))::bit(16)::int % {buckets} = ANY(%s)"
-    theirs = Counter(bytes.fromhex(hash_) for (hash_,) in connection.execute(sql.encode(), [differing]))
+    # no parameters: the line's format('%s') would be taken for one
+    chosen = "{" + ",".join(map(str, differing)) + "}"
+    sql = f"SELECT h FROM ({_hashed_sql(check)}) AS t WHERE {_bucket_sql(buckets)} = ANY('{chosen}'::int[])"
+    theirs = Counter(bytes.fromhex(hash_) for (hash_,) in connection.execute(sql.encode()))
     wanted = set(differing)
     places: list[int] = []
     for rows, _ in _hashes(check, reader, connection):
@@ -127,10 +133,11 @@ def _extra_rows(check: TableCheck, connection: Connection, hashes: Counter[bytes
         return []
     shown = ", ".join(f"left({quote(column.target)}::text, 81) AS v{i}" for i, column in enumerate(check.load.columns))
     cells = ", ".join(f"{cell} AS c{i}" for i, cell in enumerate(check.target_cells()))
-    sql = f"SELECT * FROM ({_hashed_sql(check, f', {cells}, {shown}')}) AS t WHERE h = ANY(%s)"
+    wanted = "{" + ",".join(hash_.hex() for hash_ in hashes) + "}"
+    sql = f"SELECT * FROM ({_hashed_sql(check, f', {cells}, {shown}')}) AS t WHERE h = ANY('{wanted}')"
     left = Counter({hash_.hex(): count for hash_, count in hashes.items()})
     found = []
-    for hash_, *cells_and_values in connection.execute(sql.encode(), [list(left)]):
+    for hash_, *cells_and_values in connection.execute(sql.encode()):
         if left[hash_] > 0:
             left[hash_] -= 1
             found.append(tuple(cells_and_values))
