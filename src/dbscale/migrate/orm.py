@@ -234,7 +234,7 @@ MAPPERS: tuple[Mapper, ...] = (
     Mapper("SQLAlchemy", ("alembic_version",), _sqlalchemy, "It stores UUIDs as 32 hex digits, times without offset."),
     Mapper("Prisma", ("_prisma_migrations",), _prisma, "It stores times as milliseconds or as ISO text."),
     Mapper("Drizzle", ("__drizzle_migrations",), _drizzle, "It stores booleans and times as integers."),
-    Mapper("Rails", ("schema_migrations", "ar_internal_metadata"), _none, "It stores times as text in UTC."),
+    Mapper("Rails", ("ar_internal_metadata",), _none, "It stores times as text in UTC."),
     Mapper("TypeORM", ("typeorm_metadata",), _none, "It stores times as text in UTC."),
     Mapper("EF Core", ("__EFMigrationsHistory",), _none, "It stores decimals, UUIDs and times as text."),
     Mapper(
