@@ -96,8 +96,9 @@ SELECT users.id FROM users, orders WHERE name = state AND id = 1
 
 @pytest.mark.parametrize("query", listed(LEFT_OUT))
 def test_what_cannot_be_told_truly_is_left_out(views: Views, query: str) -> None:
-    from dbscale.migrate.grammar import NotUnderstood, parse_view
+    from dbscale.migrate.grammar import parse_view
     from dbscale.migrate.objects import _Views
+    from dbscale.migrate.tokens import NotUnderstood
     from dbscale.migrate.values import Untranslatable
     from dbscale.migrate.views import compile_view
 

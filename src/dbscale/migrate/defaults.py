@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 from dbscale.migrate import moments
 from dbscale.migrate.dialect import Scope, compile_node, fitted
-from dbscale.migrate.grammar import Binary, Call, Cast, Constant, Name, Node, NotUnderstood, parse_expression
+from dbscale.migrate.grammar import parse_expression
 from dbscale.migrate.model import Choice, SourceColumn
+from dbscale.migrate.syntax import Binary, Call, Cast, Constant, Name, Node
+from dbscale.migrate.tokens import NotUnderstood
 from dbscale.migrate.values import Kind, Untranslatable, affinity_of, kind_of, number_in
 from dbscale.schema import literal
 

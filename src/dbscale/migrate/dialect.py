@@ -7,14 +7,16 @@ beside a real one is compared and calculated with as a real one in PostgreSQL.
 
 from __future__ import annotations
 
-import datetime
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dbscale.migrate import functions
-from dbscale.migrate.grammar import (
+from dbscale.migrate import functions, json_values
+from dbscale.migrate.comparison import comparable, compare
+from dbscale.migrate.grammar import parse_expression
+from dbscale.migrate.model import Choice, ColumnProfile, SourceColumn
+from dbscale.migrate.patterns import glob, like
+from dbscale.migrate.syntax import (
     Between,
     Binary,
     Call,
@@ -27,13 +29,11 @@ from dbscale.migrate.grammar import (
     Match,
     Name,
     Node,
-    NotUnderstood,
     Scalar,
     Select,
     Unary,
-    parse_expression,
 )
-from dbscale.migrate.model import Choice, ColumnProfile, SourceColumn
+from dbscale.migrate.tokens import NotUnderstood
 from dbscale.migrate.values import (
     MOMENTS,
     NUMBERS,
@@ -51,10 +51,8 @@ from dbscale.migrate.values import (
     constant_value,
     is_bit,
     kind_of,
-    number_in,
     unify,
 )
-from dbscale.schema import literal
 
 __all__ = ["Scope", "Untranslatable", "Value", "column_value", "condition", "order_term", "stored", "translate"]
 
@@ -203,7 +201,9 @@ def _node(node: Node, scope: Scope) -> Value:  # noqa: C901, PLR0912 - one branc
             repeatable = left.repeatable and right.repeatable
             return Value(sql=f"{left.operand} || {right.operand}", kind="text", atom=False, repeatable=repeatable)
         case Binary("->" | "->>"):
-            return functions.json_arrow(node.operator, compile_node(node.left, scope), compile_node(node.right, scope))
+            return json_values.json_arrow(
+                node.operator, compile_node(node.left, scope), compile_node(node.right, scope)
+            )
         case Binary():
             return _arithmetic(node.operator, compile_node(node.left, scope), compile_node(node.right, scope))
         case Match():
@@ -334,139 +334,6 @@ def _arithmetic(operator: str, left: Value, right: Value) -> Value:
     return Value(sql=f"{first} {operator} {second}", kind=kind, atom=False, real=real, repeatable=repeatable)
 
 
-# -- comparisons -----------------------------------------------------------------------------------------------
-
-
-def compare(operator: str, left: Value, right: Value) -> Value:
-    """`left operator right` as SQLite compares: by affinity, then by collation."""
-    one, two = comparable(operator, left, right)
-    repeatable = left.repeatable and right.repeatable
-    if (operator in ("=", "<>") and "TRUE" in (one, two)) or ("FALSE" in (one, two) and operator in ("=", "<>")):
-        return _boolean(operator, one, two, repeatable=repeatable)
-    return Value(sql=f"{one} {operator} {two}", kind="truth", atom=False, repeatable=repeatable)
-
-
-def _boolean(operator: str, one: str, two: str, *, repeatable: bool) -> Value:
-    """`b = TRUE` is `b`, and so on."""
-    value, constant = (two, one) if one in ("TRUE", "FALSE") else (one, two)
-    if (constant == "TRUE") == (operator == "="):
-        return Value(sql=value, kind="truth", repeatable=repeatable)
-    return Value(sql=f"NOT {value}", kind="truth", atom=False, repeatable=repeatable)
-
-
-def comparable(operator: str, left: Value, right: Value) -> tuple[str, str]:
-    """The two sides' SQL for a comparison that PostgreSQL makes as SQLite does."""
-    if "null" in (left.kind, right.kind):
-        return left.operand, right.operand
-    if "dynamic" in (left.kind, right.kind):
-        return functions.compare_json(operator, left, right)
-    left, right = _by_affinity(left, right), _by_affinity(right, left)
-    ordering = operator in ("<", "<=", ">", ">=")
-    kinds = {left.kind, right.kind}
-    if kinds == {"bool"} or ("bool" in kinds and (is_bit(left) or is_bit(right)) and not ordering):
-        return _truth_side(left), _truth_side(right)
-    if kinds <= NUMBERS:
-        return as_number(left).operand, as_number(right).operand
-    if kinds == {"text"}:
-        return _texts(left, right, ordering=ordering)
-    if kinds & MOMENTS:
-        return _moments(operator, left, right)
-    if (len(kinds) == 1 and kinds <= {"bytea"}) or (kinds == {"uuid"} and not ordering):
-        return left.operand, right.operand
-    raise Untranslatable(f"it compares {left.kind} with {right.kind}")
-
-
-def _truth_side(value: Value) -> str:
-    return bit(value) if is_bit(value) else value.operand
-
-
-def _by_affinity(value: Value, other: Value) -> Value:
-    """A literal `value` as SQLite converts it before it is compared with `other` (datatype3.html, 4.2)."""
-    constant = value.constant
-    if constant is None or value.affinity:
-        return value
-    if other.affinity in ("INTEGER", "REAL", "NUMERIC") and isinstance(constant.value, str):
-        number = number_in(constant.value)
-        if number is not None and other.kind in NUMBERS:
-            return constant_value(Constant(number, constant.value))
-    if other.affinity == "TEXT" and other.kind == "text" and isinstance(constant.value, int):
-        return constant_value(Constant(str(constant.value)))
-    return value
-
-
-def _texts(left: Value, right: Value, *, ordering: bool) -> tuple[str, str]:
-    if left.mixed or right.mixed or _numeric(left) or _numeric(right):
-        raise Untranslatable("the values are of several storage classes, which SQLite tells apart")
-    collation = collation_of(left, right)
-    one, two = by_collation(left, collation), by_collation(right, collation)
-    if ordering and collation != "NOCASE":
-        one = f'{one} COLLATE "C"'
-    return one, two
-
-
-def _numeric(value: Value) -> bool:
-    """A column that SQLite gives numeric affinity, but that holds text."""
-    return value.affinity in ("INTEGER", "REAL", "NUMERIC")
-
-
-def collation_of(left: Value, right: Value) -> str:
-    """Which collation decides (datatype3.html, 7.1): COLLATE, else the left column's, else the right one's."""
-    for side in (left, right):
-        if side.explicit:
-            return side.collation
-    return left.collation or right.collation or "BINARY"
-
-
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_TIME = re.compile(r"\d\d:\d\d:\d\d")
-
-
-def _moments(operator: str, left: Value, right: Value) -> tuple[str, str]:
-    """Moments compare by time, with each other and with a literal that says the same in every format."""
-    if left.kind == right.kind:
-        return left.operand, right.operand
-    if left.kind in MOMENTS and right.constant is not None:
-        return left.operand, _moment(operator, left, right)
-    if right.kind in MOMENTS and left.constant is not None:
-        turned = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(operator, operator)
-        return _moment(turned, right, left), right.operand
-    raise Untranslatable(f"it compares {left.kind} with {right.kind}")
-
-
-def _moment(operator: str, column: Value, constant: Value) -> str:
-    """A literal beside a moment, as PostgreSQL's literal of that type."""
-    text = constant.constant.value if constant.constant is not None else None
-    if not isinstance(text, str):
-        raise Untranslatable(f"it compares {column.kind} with a number")
-    date, _, time = text.partition(" ")
-    if not _real_moment(text):
-        raise Untranslatable(f"{text!r} is no {column.kind} in the form YYYY-MM-DD HH:MM:SS")
-    if column.kind == "date" and _DATE.fullmatch(text):
-        return f"'{text}'::date"
-    if column.kind == "time" and _TIME.fullmatch(text):
-        return f"'{text}'::time"
-    if column.kind in ("timestamp", "timestamptz") and _DATE.fullmatch(date):
-        # As text, a day's first second comes after the day's name: only >= and < do not see the difference.
-        if not time and operator not in (">=", "<"):
-            raise Untranslatable("a date compares with a time as text in SQLite, and as midnight in PostgreSQL")
-        zone = "+00" if column.kind == "timestamptz" else ""
-        return f"'{date} {time or '00:00:00'}{zone}'::{column.kind}"
-    raise Untranslatable(f"it compares {column.kind} with {text!r}")
-
-
-def _real_moment(text: str) -> bool:
-    try:
-        if _TIME.fullmatch(text):
-            datetime.time.fromisoformat(text)
-        elif _DATE.fullmatch(text[:10]) and (len(text) == 10 or (text[10] == " " and _TIME.fullmatch(text[11:]))):
-            datetime.datetime.fromisoformat(text)
-        else:
-            return False
-    except ValueError:
-        return False
-    return True
-
-
 # -- patterns, lists, cases ------------------------------------------------------------------------------------
 
 
@@ -478,12 +345,12 @@ def _match(node: Match, scope: Scope) -> Value:
     word = "NOT " if node.negated else ""
     repeatable = left.repeatable and pattern.repeatable
     if node.operator == "LIKE":
-        sql = _like(left, pattern, _escape(node, scope), word)
+        sql = like(left, pattern, _escape(node, scope), word)
     elif node.operator == "GLOB":
         text = pattern.constant.value if pattern.constant is not None else None
         if not isinstance(text, str):
             raise Untranslatable("GLOB with a pattern that is not a literal")
-        sql = _glob(left, text, negated=node.negated)
+        sql = glob(left, text, negated=node.negated)
     else:
         raise Untranslatable(f"SQLite has no {node.operator} of its own")
     return Value(sql=sql, kind="truth", atom=False, repeatable=repeatable)
@@ -496,55 +363,6 @@ def _escape(node: Match, scope: Scope) -> str:
     if value is None or not isinstance(value.value, str) or len(value.value) != 1:
         raise Untranslatable("ESCAPE takes one character")
     return value.value
-
-
-def _like(left: Value, pattern: Value, escape: str, word: str) -> str:
-    """SQLite's LIKE folds A to Z only, and knows no escape unless one is named."""
-    text = pattern.constant.value if pattern.constant is not None else None
-    if escape:
-        if not isinstance(text, str) or escape.isalpha() or escape in "%_":
-            raise Untranslatable("ESCAPE with a letter, a wildcard, or a pattern that is not a literal")
-        if re.search(f"(?<!{re.escape(escape)})(?:{re.escape(escape) * 2})*{re.escape(escape)}$", text):
-            raise Untranslatable("the pattern ends in its escape character")
-    one = by_collation(left, "NOCASE")
-    two = by_collation(pattern, "NOCASE")
-    return f"{one} {word}LIKE {two} ESCAPE {literal(escape)}"
-
-
-def _glob(left: Value, pattern: str, *, negated: bool) -> str:
-    """GLOB is exact in case; without brackets it is LIKE, with them a regular expression."""
-    if "[" not in pattern:
-        text = re.sub(r"([%_\\])", r"\\\1", pattern).replace("*", "%").replace("?", "_")
-        return f"{left.operand} {'NOT ' * negated}LIKE {literal(text)}" + (r" ESCAPE E'\\'" if "\\" in text else "")
-    return f'{left.operand} COLLATE "C" {"!~" if negated else "~"} {literal("^" + _glob_regex(pattern) + "$")}'
-
-
-def _glob_regex(pattern: str) -> str:
-    parts, place = [], 0
-    while place < len(pattern):
-        letter = pattern[place]
-        place += 1
-        if letter == "[":
-            close = pattern.find("]", place + (2 if pattern[place : place + 1] == "^" else 1))
-            if close < 0:
-                raise Untranslatable("a bracket in the pattern is not closed")
-            inside, place = pattern[place:close], close + 1
-            negated = inside.startswith("^")
-            escaped = "".join("\\" + mark if not mark.isalnum() and mark != "-" and mark.isascii() else mark
-                              for mark in inside[negated:])  # fmt: skip
-            if re.search(r"-.-|^-|-$|--|(.)-(?!\1)(?=.)", inside[negated:]) and not _ranges(inside[negated:]):
-                raise Untranslatable("a range in the pattern is not understood")
-            parts.append(f"[{'^' * negated}{escaped}]")
-        else:
-            parts.append({"*": ".*", "?": "."}.get(letter, "\\" + letter if not letter.isalnum() and letter.isascii()
-                                                   else letter))  # fmt: skip
-    return "".join(parts)
-
-
-def _ranges(inside: str) -> bool:
-    """True where every hyphen stands between two letters or digits in order."""
-    plain = re.sub(r"([0-9A-Za-z])-([0-9A-Za-z])", lambda m: "" if m[1] <= m[2] else "--", inside)
-    return "-" not in plain
 
 
 def _between(node: Between, scope: Scope) -> Value:

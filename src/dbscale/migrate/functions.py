@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
 
 from dbscale.migrate import moments
-from dbscale.migrate.grammar import Call, Constant
+from dbscale.migrate.comparison import compare
+from dbscale.migrate.json_values import json_path
+from dbscale.migrate.syntax import Call, Constant
 from dbscale.migrate.values import (
     MOMENTS,
     Untranslatable,
@@ -18,6 +19,7 @@ from dbscale.migrate.values import (
     as_float,
     as_number,
     as_text,
+    as_truth,
     by_collation,
     constant_value,
     unify,
@@ -243,8 +245,6 @@ def _coalesce(values: Arguments, immutable: bool) -> Value:
 
 
 def _nullif(values: Arguments, immutable: bool) -> Value:
-    from dbscale.migrate.dialect import compare
-
     # A function compares its arguments without giving them affinity.
     truth = compare("=", *(replace(value, affinity="") for value in values))
     if not values[0].repeatable:
@@ -254,8 +254,6 @@ def _nullif(values: Arguments, immutable: bool) -> Value:
 
 
 def _iif(values: Arguments, immutable: bool) -> Value:
-    from dbscale.migrate.values import as_truth
-
     kind, sqls = unify(values[1:])
     otherwise = f" ELSE {sqls[1]}" if len(sqls) == 2 else ""
     real = all(value.real for value in values[1:] if value.kind != "null")
@@ -415,7 +413,7 @@ _AGGREGATES: dict[str, Callable[[Call, Arguments, str], Value]] = {
     "total": _total,
 }
 
-# -- casts and JSON --------------------------------------------------------------------------------------------
+# -- casts --------------------------------------------------------------------------------------------
 
 
 def cast(value: Value, type_: str, *, immutable: bool) -> Value:
@@ -436,69 +434,3 @@ def cast(value: Value, type_: str, *, immutable: bool) -> Value:
     if value.kind == "bytea":
         return replace(value, affinity="BLOB")
     raise Untranslatable(f"CAST of {value.kind} to {type_}")
-
-
-_PATH = re.compile(r'\.(?:"([^"\\]+)"|([A-Za-z_][A-Za-z0-9_]*))|\[(\d+)\]')
-
-
-def json_steps(path: str, *, arrow: bool) -> list[str]:
-    """The keys of a JSON path, `$.a[0]`; after an arrow also `a` or a number alone."""
-    if arrow and not path.startswith("$"):
-        if not path:
-            raise Untranslatable("an empty JSON key")
-        return [path]
-    steps, place = [], 1
-    while path.startswith("$") and place < len(path):
-        match = _PATH.match(path, place)
-        if match is None:
-            break
-        steps.append(next(group for group in match.groups() if group is not None))
-        place = match.end()
-    if not path.startswith("$") or place < len(path) or not steps:
-        raise Untranslatable(f"the JSON path {path!r}")
-    return steps
-
-
-def json_path(value: Value, path: Value, *, arrow: bool = False, document: bool = False) -> Value:
-    """What stands at `path` within a json or jsonb `value`: a document, or SQL's value of it."""
-    if value.kind not in ("json", "jsonb"):
-        raise Untranslatable(f"it reads JSON out of {value.kind}; give the column the type jsonb")
-    constant = path.constant.value if path.constant is not None else None
-    if isinstance(constant, int) and arrow and constant >= 0:
-        steps = [str(constant)]
-    elif isinstance(constant, str):
-        steps = json_steps(constant, arrow=arrow)
-    else:
-        raise Untranslatable("a JSON path that is not a literal")
-    operand = value.operand if value.kind == "jsonb" else f"{value.operand}::jsonb"
-    array = "{" + ",".join('"' + step.replace("\\", "\\\\").replace('"', '\\"') + '"' for step in steps) + "}"
-    sql = f"{operand} #> {literal(array)}"
-    if document:
-        return Value(sql=sql, kind="jsonb", atom=False, repeatable=value.repeatable)
-    return Value(sql=f"NULLIF({sql}, 'null'::jsonb)", kind="dynamic", repeatable=value.repeatable)
-
-
-def json_text(value: Value) -> Value:
-    """A value out of JSON as text, `j #>> path`, for an index: that is how PostgreSQL's own queries ask for it."""
-    sql = value.sql.removeprefix("NULLIF(").removesuffix(", 'null'::jsonb)")
-    return replace(value, sql=sql.replace(" #> ", " #>> ", 1), kind="text", atom=False)
-
-
-def json_arrow(operator: str, left: Value, right: Value) -> Value:
-    """`->` gives a document, `->>` SQL's value."""
-    return json_path(left, right, arrow=True, document=operator == "->")
-
-
-def compare_json(operator: str, left: Value, right: Value) -> tuple[str, str]:
-    """A value out of JSON beside a literal: equal when it is the same JSON. Order differs from row to row."""
-    if left.kind != "dynamic":
-        other, one = compare_json(operator, right, left)
-        return one, other
-    constant = right.constant.value if right.constant is not None else None
-    if operator not in ("=", "<>", "IS DISTINCT FROM", "IS NOT DISTINCT FROM") or isinstance(constant, bytes | None):
-        raise Untranslatable("a value out of JSON is compared with what is not a literal, or by order")
-    if isinstance(constant, int | float) and constant in (0, 1):
-        raise Untranslatable("0 and 1 out of JSON are also SQLite's false and true")
-    if isinstance(constant, str) and constant[:1] in ("{", "["):
-        raise Untranslatable("a JSON document is compared as text")
-    return left.operand, literal(json.dumps(constant, ensure_ascii=False)) + "::jsonb"

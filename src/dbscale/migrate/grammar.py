@@ -8,248 +8,35 @@ functions into its own forms; here every name stays as the source has it. What i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal as OneOf
 from typing import TypeVar
 
-T = TypeVar("T")
-
-
-class NotUnderstood(Exception):
-    """The text is not SQL that this parser reads; its argument says at which word."""
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """A literal. `value` is None, int, float, str or bytes; `text` is a number as written."""
-
-    value: int | float | str | bytes | None
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A column, maybe with its table: `("t", "a")`. `maybe_text`: in double quotes, which SQLite may take as text."""
-
-    parts: tuple[str, ...]
-    maybe_text: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Unary:
-    operator: str
-    operand: Node
-
-
-@dataclass(frozen=True, slots=True)
-class Binary:
-    operator: str
-    left: Node
-    right: Node
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """LIKE, GLOB, REGEXP or MATCH."""
-
-    operator: str
-    left: Node
-    pattern: Node
-    escape: Node | None = None
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Between:
-    operand: Node
-    low: Node
-    high: Node
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class In:
-    operand: Node
-    items: tuple[Node, ...] | Select
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    operand: Node | None
-    branches: tuple[tuple[Node, Node], ...]
-    otherwise: Node | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cast:
-    operand: Node
-    type: str
-
-
-@dataclass(frozen=True, slots=True)
-class Collate:
-    operand: Node
-    collation: str
-
-
-@dataclass(frozen=True, slots=True)
-class OrderTerm:
-    operand: Node
-    descending: bool = False
-    nulls: OneOf["", "FIRST", "LAST"] = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A function's call; its name in lower case. `star` is `count(*)`."""
-
-    name: str
-    arguments: tuple[Node, ...] = ()
-    distinct: bool = False
-    star: bool = False
-    filter: Node | None = None
-    window: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Exists:
-    select: Select
-
-
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """A SELECT in the place of a value."""
-
-    select: Select
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One result column. `star` is `*`, or `t.*` with the table's name."""
-
-    operand: Node | None
-    alias: str = ""
-    star: bool = False
-    table: str = ""
-    text: str = ""
-    """As written: SQLite's name for a column without an alias."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One table, view or subquery of FROM, and how it is joined to those before it."""
-
-    name: str = ""
-    select: Select | None = None
-    alias: str = ""
-    join: str = ""
-    """Empty for the first, else `INNER`, `LEFT`, `RIGHT`, `FULL` or `CROSS`."""
-    on: Node | None = None
-    using: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Core:
-    outputs: tuple[Output, ...]
-    sources: tuple[Source, ...] = ()
-    where: Node | None = None
-    group: tuple[Node, ...] = ()
-    having: Node | None = None
-    distinct: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Select:
-    cores: tuple[Core, ...]
-    operators: tuple[str, ...] = ()
-    """Between the cores: `UNION`, `UNION ALL`, `INTERSECT`, `EXCEPT`."""
-    order: tuple[OrderTerm, ...] = ()
-    limit: Node | None = None
-    offset: Node | None = None
-    named: tuple[tuple[str, tuple[str, ...], Select], ...] = field(default=())
-    """WITH: name, columns, query."""
-
-
-Node = (
-    Constant | Name | Unary | Binary | Match | Between | In | Case | Cast | Collate | Call | Exists | Scalar
-)  # fmt: skip
-
-
-def children(node: Node) -> tuple[Node, ...]:
-    """The expressions directly within `node`; those of subqueries are not counted."""
-    found: tuple[Node | None, ...] = ()
-    match node:
-        case Unary() | Cast() | Collate():
-            found = (node.operand,)
-        case Binary():
-            found = (node.left, node.right)
-        case Match():
-            found = (node.left, node.pattern, node.escape)
-        case Between():
-            found = (node.operand, node.low, node.high)
-        case In():
-            found = (node.operand, *(node.items if isinstance(node.items, tuple) else ()))
-        case Case():
-            found = (node.operand, *(part for branch in node.branches for part in branch), node.otherwise)
-        case Call():
-            found = (*node.arguments, node.filter)
-        case _:
-            pass
-    return tuple(child for child in found if child is not None)
-
-
-def names_in(expression: str) -> frozenset[str]:
-    """The columns that `expression` names, in lower case, as far as it is understood."""
-    try:
-        nodes = [parse_expression(expression)]
-    except NotUnderstood:
-        return frozenset()
-    found = set()
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, Name):
-            found.add(node.parts[-1].lower())
-        nodes += children(node)
-    return frozenset(found)
-
-
-_TOKEN = re.compile(
-    r"""
-    (?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
-  | (?P<blob>[xX]'(?:[0-9a-fA-F]{2})*')
-  | (?P<text>'(?:[^']|'')*')
-  | (?P<double>"(?:[^"]|"")*")
-  | (?P<quoted>`(?:[^`]|``)*`|\[[^\]]*\])
-  | (?P<number>0[xX][0-9a-fA-F]+|(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][+-]?\d+)?)
-  | (?P<word>[^\W\d]\w*(?:\$\w*)*)
-  | (?P<operator>->>|->|\|\||<<|>>|<=|>=|<>|!=|==|[-+*/%&|~<>=(),.;])
-    """,
-    re.VERBOSE | re.DOTALL,
+from dbscale.migrate.syntax import (
+    Between,
+    Binary,
+    Call,
+    Case,
+    Cast,
+    Collate,
+    Constant,
+    Core,
+    Exists,
+    In,
+    Match,
+    Name,
+    Node,
+    OrderTerm,
+    Output,
+    Scalar,
+    Select,
+    Source,
+    Unary,
+    children,
 )
+from dbscale.migrate.tokens import RESERVED, NotUnderstood, Words, constant, signed
 
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    kind: str
-    text: str
-    start: int
-    end: int
-
-
-def tokens(sql: str) -> list[Token]:
-    """The words of `sql`, without spaces and comments. NotUnderstood at a character that belongs to none."""
-    found, place = [], 0
-    while place < len(sql):
-        match = _TOKEN.match(sql, place)
-        if match is None:
-            raise NotUnderstood(f"unexpected {sql[place]!r}")
-        if match.lastgroup != "space":
-            found.append(Token(str(match.lastgroup), match.group(), match.start(), match.end()))
-        place = match.end()
-    return found
+T = TypeVar("T")
 
 
 def parse_expression(sql: str) -> Node:
@@ -287,107 +74,9 @@ _LEVELS: tuple[tuple[str, ...], ...] = (
     ("*", "/", "%"),
     ("||", "->", "->>"),
 )
-_STOP = frozenset(
-    [
-        "AS",
-        "FROM",
-        "WHERE",
-        "GROUP",
-        "HAVING",
-        "ORDER",
-        "LIMIT",
-        "OFFSET",
-        "UNION",
-        "INTERSECT",
-        "EXCEPT",
-        "ON",
-        "USING",
-        "JOIN",
-        "LEFT",
-        "RIGHT",
-        "FULL",
-        "INNER",
-        "CROSS",
-        "NATURAL",
-        "OUTER",
-        "WHEN",
-        "THEN",
-        "ELSE",
-        "END",
-        "AND",
-        "OR",
-        "NOT",
-        "IN",
-        "IS",
-        "LIKE",
-        "GLOB",
-        "REGEXP",
-        "MATCH",
-        "BETWEEN",
-        "ESCAPE",
-        "COLLATE",
-        "ISNULL",
-        "NOTNULL",
-        "ASC",
-        "DESC",
-        "NULLS",
-        "WINDOW",
-        "SELECT",
-        "CASE",
-        "EXISTS",
-        "DISTINCT",
-        "SET",
-        "VALUES",
-        "INDEXED",
-    ]
-)
 
 
-class _Parser:
-    def __init__(self, sql: str) -> None:
-        self.sql = sql
-        self.tokens = [*tokens(sql), Token("end", "the end", len(sql), len(sql))]
-        self.place = 0
-
-    @property
-    def token(self) -> Token:
-        return self.tokens[self.place]
-
-    def word(self, ahead: int = 0) -> str:
-        """The word at hand in upper case; empty when it is none."""
-        token = self.tokens[min(self.place + ahead, len(self.tokens) - 1)]
-        return token.text.upper() if token.kind == "word" else ""
-
-    def accept(self, *words: str) -> bool:
-        """True, and past them, when the next words are these."""
-        if all(self.word(ahead) == word for ahead, word in enumerate(words)):
-            self.place += len(words)
-            return True
-        return False
-
-    def accept_operator(self, operator: str) -> bool:
-        if self.token.kind == "operator" and self.token.text == operator:
-            self.place += 1
-            return True
-        return False
-
-    def expect(self, *words: str) -> None:
-        if not self.accept(*words):
-            raise NotUnderstood(f"{' '.join(words)} is expected, not {self.token.text!r}")
-
-    def expect_operator(self, operator: str) -> None:
-        if not self.accept_operator(operator):
-            raise NotUnderstood(f"{operator!r} is expected, not {self.token.text!r}")
-
-    def identifier(self) -> str:
-        token = self.token
-        if token.kind == "word" and token.text.upper() in _STOP:
-            raise NotUnderstood(f"a name is expected, not {token.text!r}")
-        if token.kind not in ("word", "double", "quoted", "text"):
-            raise NotUnderstood(f"a name is expected, not {token.text!r}")
-        self.place += 1
-        return unquote(token)
-
+class _Parser(Words):
     # -- expressions -------------------------------------------------------------------------------------------
 
     def expression(self) -> Node:
@@ -517,7 +206,7 @@ class _Parser:
         if word in ("CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME"):
             self.place += 1
             return Call(word.lower())
-        if token.kind == "word" and self.tokens[self.place + 1].text == "(" and word not in _STOP - {"LIKE", "GLOB"}:
+        if token.kind == "word" and self.tokens[self.place + 1].text == "(" and word not in RESERVED - {"LIKE", "GLOB"}:
             return self.call()
         return self.name()
 
@@ -600,14 +289,6 @@ class _Parser:
         columns: tuple[str, ...] = self.names_in_brackets() if self.token.text == "(" else ()
         self.expect("AS")
         return columns, self.select()
-
-    def names_in_brackets(self) -> tuple[str, ...]:
-        self.expect_operator("(")
-        names = [self.identifier()]
-        while self.accept_operator(","):
-            names.append(self.identifier())
-        self.expect_operator(")")
-        return tuple(names)
 
     def select(self) -> Select:
         named = self.with_clause() if self.accept("WITH") else ()
@@ -694,7 +375,7 @@ class _Parser:
     def alias(self) -> str:
         if self.accept("AS") or self.token.kind in ("double", "quoted", "text"):
             return self.identifier()
-        if self.token.kind == "word" and self.word() not in _STOP:
+        if self.token.kind == "word" and self.word() not in RESERVED:
             return self.identifier()
         return ""
 
@@ -744,38 +425,16 @@ class _Parser:
         return Source(name, select, alias, join, on, using)
 
 
-def signed(operator: str, operand: Node) -> Node:
-    """A sign before `operand`; before a number it is part of the number, so that -2**63 is a whole one."""
-    if operator == "-" and isinstance(operand, Constant) and operand.text:
-        if operand.text == str(1 << 63):
-            return Constant(-(1 << 63), f"-{operand.text}")
-        if isinstance(operand.value, int | float) and not operand.text.startswith("-"):
-            return Constant(-operand.value, f"-{operand.text}")
-    if operator == "+" and isinstance(operand, Constant):
-        return operand
-    return Unary(operator, operand)
-
-
-def unquote(token: Token) -> str:
-    """What a name or a text says, without its quotes."""
-    quote = token.text[0]
-    if token.kind in ("text", "double", "quoted") and quote in "'\"`":
-        return token.text[1:-1].replace(quote * 2, quote)
-    return token.text[1:-1] if token.kind == "quoted" else token.text
-
-
-def constant(token: Token) -> Constant:
-    """The literal that a token stands for."""
-    if token.kind == "text":
-        return Constant(unquote(token))
-    if token.kind == "blob":
-        return Constant(bytes.fromhex(token.text[2:-1]))
-    text = token.text.replace("_", "")
-    if text[:2].lower() == "0x":
-        number = int(text, 16)
-        number = number - (1 << 64) if number >= 1 << 63 else number
-        return Constant(number, str(number))
-    if text.isdigit():
-        # Past 64 bits SQLite reads a whole number as a real one.
-        return Constant(int(text), text) if int(text) < 1 << 63 else Constant(float(text), text)
-    return Constant(float(text), text)
+def names_in(expression: str) -> frozenset[str]:
+    """The columns that `expression` names, in lower case, as far as it is understood."""
+    try:
+        nodes = [parse_expression(expression)]
+    except NotUnderstood:
+        return frozenset()
+    found = set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Name):
+            found.add(node.parts[-1].lower())
+        nodes += children(node)
+    return frozenset(found)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from dbscale import schema as pg
 from dbscale.migrate.draft import Draft
-from dbscale.migrate.grammar import NotUnderstood, parse_view
+from dbscale.migrate.grammar import parse_view
 from dbscale.migrate.model import SourceObject
+from dbscale.migrate.tokens import NotUnderstood
 from dbscale.migrate.values import Untranslatable, Value, ascii_lower, kind_of
 from dbscale.migrate.views import Relation, compile_view
 from dbscale.plan import Conversion, LoadColumn

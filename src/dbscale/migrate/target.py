@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dbscale import schema as pg
 from dbscale.errors import Finding
-from dbscale.migrate import constraints, objects
+from dbscale.migrate import constraints, objects, references
 from dbscale.migrate.draft import Draft
 from dbscale.migrate.facts import Facts
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
@@ -74,7 +74,7 @@ def build(
     views_chosen = [view for view in source.views if wanted(view.name, only, skip)]
     draft.name_tables(chosen, views_chosen)
     drafted = {table.name: constraints.table(draft, table) for table in chosen}
-    tables = tuple(constraints.with_foreign_keys(draft, table, drafted) for table in chosen)
+    tables = tuple(references.with_foreign_keys(draft, table, drafted) for table in chosen)
     views, view_columns = objects.views(draft, views_chosen, drafted)
     objects.left_out(draft)
     return Target(

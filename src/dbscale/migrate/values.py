@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from dbscale.migrate.affinity import affinity
-from dbscale.migrate.grammar import Constant
+from dbscale.migrate.syntax import Constant
 from dbscale.plan import Conversion
 from dbscale.schema import literal
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dbscale.migrate import functions
-from dbscale.migrate.dialect import Scope, compare, compile_node, order_term
-from dbscale.migrate.grammar import (
+from dbscale.migrate.comparison import compare
+from dbscale.migrate.dialect import Scope, compile_node, order_term
+from dbscale.migrate.names import LIMIT
+from dbscale.migrate.syntax import (
     Call,
     Constant,
     Core,
@@ -22,7 +24,6 @@ from dbscale.migrate.grammar import (
     Source,
     children,
 )
-from dbscale.migrate.names import LIMIT
 from dbscale.migrate.values import Untranslatable, Value, as_float, as_number, as_truth, ascii_lower, unify
 from dbscale.schema import columns_sql, quote
 

@@ -1,0 +1,186 @@
+"""The tree of SQLite's SQL: expressions, and the SELECT statements of views. Every name is as the source has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal as OneOf
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A literal. `value` is None, int, float, str or bytes; `text` is a number as written."""
+
+    value: int | float | str | bytes | None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A column, maybe with its table: `("t", "a")`. `maybe_text`: in double quotes, which SQLite may take as text."""
+
+    parts: tuple[str, ...]
+    maybe_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    operator: str
+    operand: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    operator: str
+    left: Node
+    right: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """LIKE, GLOB, REGEXP or MATCH."""
+
+    operator: str
+    left: Node
+    pattern: Node
+    escape: Node | None = None
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    operand: Node
+    low: Node
+    high: Node
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    operand: Node
+    items: tuple[Node, ...] | Select
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    operand: Node | None
+    branches: tuple[tuple[Node, Node], ...]
+    otherwise: Node | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    operand: Node
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collate:
+    operand: Node
+    collation: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderTerm:
+    operand: Node
+    descending: bool = False
+    nulls: OneOf["", "FIRST", "LAST"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function's call; its name in lower case. `star` is `count(*)`."""
+
+    name: str
+    arguments: tuple[Node, ...] = ()
+    distinct: bool = False
+    star: bool = False
+    filter: Node | None = None
+    window: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    select: Select
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A SELECT in the place of a value."""
+
+    select: Select
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One result column. `star` is `*`, or `t.*` with the table's name."""
+
+    operand: Node | None
+    alias: str = ""
+    star: bool = False
+    table: str = ""
+    text: str = ""
+    """As written: SQLite's name for a column without an alias."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One table, view or subquery of FROM, and how it is joined to those before it."""
+
+    name: str = ""
+    select: Select | None = None
+    alias: str = ""
+    join: str = ""
+    """Empty for the first, else `INNER`, `LEFT`, `RIGHT`, `FULL` or `CROSS`."""
+    on: Node | None = None
+    using: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    outputs: tuple[Output, ...]
+    sources: tuple[Source, ...] = ()
+    where: Node | None = None
+    group: tuple[Node, ...] = ()
+    having: Node | None = None
+    distinct: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    cores: tuple[Core, ...]
+    operators: tuple[str, ...] = ()
+    """Between the cores: `UNION`, `UNION ALL`, `INTERSECT`, `EXCEPT`."""
+    order: tuple[OrderTerm, ...] = ()
+    limit: Node | None = None
+    offset: Node | None = None
+    named: tuple[tuple[str, tuple[str, ...], Select], ...] = field(default=())
+    """WITH: name, columns, query."""
+
+
+Node = (
+    Constant | Name | Unary | Binary | Match | Between | In | Case | Cast | Collate | Call | Exists | Scalar
+)  # fmt: skip
+
+
+def children(node: Node) -> tuple[Node, ...]:
+    """The expressions directly within `node`; those of subqueries are not counted."""
+    found: tuple[Node | None, ...] = ()
+    match node:
+        case Unary() | Cast() | Collate():
+            found = (node.operand,)
+        case Binary():
+            found = (node.left, node.right)
+        case Match():
+            found = (node.left, node.pattern, node.escape)
+        case Between():
+            found = (node.operand, node.low, node.high)
+        case In():
+            found = (node.operand, *(node.items if isinstance(node.items, tuple) else ()))
+        case Case():
+            found = (node.operand, *(part for branch in node.branches for part in branch), node.otherwise)
+        case Call():
+            found = (*node.arguments, node.filter)
+        case _:
+            pass
+    return tuple(child for child in found if child is not None)
