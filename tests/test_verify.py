@@ -164,6 +164,15 @@ def _type(name: str) -> str:
     return next(conversion.to for column, conversion, _, _ in COLUMNS if column == name)
 
 
+def test_both_zeros_arrive(database: str, target: postgres.Connection, tmp_path: Path) -> None:
+    columns = [("id", KEEP), ("v", Conversion(to="double precision", reals="keep"))]
+    both = pair(tmp_path / "x.db", database, columns, [(1, -0.0), (2, 0.0)])
+    assert target.execute("SELECT v::text FROM t ORDER BY id").fetchall() == [("-0",), ("0",)]
+    assert both.found() == []
+    target.execute("UPDATE t SET v = -v")
+    assert both.found() == [("different", "id = 1", "v"), ("different", "id = 2", "v")]
+
+
 def test_values_that_are_null_on_one_side(database: str, target: postgres.Connection, tmp_path: Path) -> None:
     both = every_type(tmp_path / "x.db", database)
     names = [name for name in NAMES if name not in ("null_", "empty")]

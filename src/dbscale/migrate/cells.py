@@ -194,7 +194,9 @@ def _within(x: str, to: Type) -> str:
 
 def _real(x: str, reading: str, to: Type, library: tuple[int, int, int]) -> Form | None:
     if reading == "keep" and to.family == "float" and to.name != "real":
-        return Form("real", "", f"format('%!.{17 if library >= EXACT_FLOATS else 20}g',{x})")
+        # SQLite prints -0.0 without its sign; only the angle tells the two zeros apart
+        signed = f"({x}<>0 OR atan2({x},-1)>0)" if library >= EXACT_FLOATS else f"{x}<>0"
+        return Form("real", signed, f"format('%!.{17 if library >= EXACT_FLOATS else 20}g',{x})")
     if reading == "whole" and to.name == "bigint":
         test = f"{x}>=-9223372036854775808.0 AND {x}<9223372036854775808.0 AND CAST({x} AS INTEGER)={x}"
         return Form("real", test, f"CAST({x} AS INTEGER)")
