@@ -14,8 +14,8 @@ from dbscale.errors import Finding
 from dbscale.plan import Sql
 from dbscale.schema import column_sql, literal, quote
 from dbscale.shards import predicates
-from dbscale.shards.keys import ANYTHING, HIGHEST, INTEGERS, show
-from dbscale.shards.live import Live, LiveTable
+from dbscale.shards.keys import ANYTHING, HIGHEST, INTEGERS, Cut, show
+from dbscale.shards.live import Live, LiveTable, Sequence
 from dbscale.shards.map import Map, Range, content, difference
 
 STATE_SCHEMA = "dbscale"
@@ -98,6 +98,10 @@ def next_epoch(map_: Map, facts: Facts) -> int:
 
 def findings(map_: Map, facts: Facts) -> Iterator[Finding]:
     """Why the map cannot be applied, and what to know before it is."""
+    yield from dict.fromkeys(_findings(map_, facts))
+
+
+def _findings(map_: Map, facts: Facts) -> Iterator[Finding]:
     where = map_.path or map_.name
     for database, ranges in databases(map_, facts.shards).items():
         live = facts.lives[database]
@@ -114,8 +118,10 @@ def findings(map_: Map, facts: Facts) -> Iterator[Finding]:
                     level="blocker",
                 )
                 continue
-            yield from _key_column(map_, found, column, f"{database}: {table}.{column}")
-            yield from _foreign_keys(map_, found, database)
+            yield from _key_column(map_, found, column, f"{table}.{column}")
+            if len(databases(map_, facts.shards)) > 1:
+                yield from _uniques(found, column)
+                yield from _foreign_keys(map_, found)
             if count := facts.strangers.get((database, table)):
                 yield Finding(
                     code="shard-strangers",
@@ -124,6 +130,16 @@ def findings(map_: Map, facts: Facts) -> Iterator[Finding]:
                     try_="move them to their shard (or delete them) first: dbscale moves no rows between servers yet",
                     level="blocker",
                 )
+
+    for table in map_.tables:
+        if facts.home not in databases(map_, facts.shards) and (count := facts.strangers.get((facts.home, table))):
+            yield Finding(
+                code="shard-left-behind",
+                where=f"{facts.home}: {table}",
+                says=f"{count} rows are here, where no statement for {table} is routed to",
+                try_="copy them to their shards, then empty the table",
+                level="data",
+            )
 
 
 def moves(live: Map, wanted: Map) -> Iterator[Finding]:
@@ -162,19 +178,22 @@ def _key_column(map_: Map, table: LiveTable, column: str, where: str) -> Iterato
             try_=f'ALTER TABLE {table.sql} ALTER COLUMN {quote(column)} TYPE text COLLATE "C"',
             level="blocker",
         )
+
+
+def _uniques(table: LiveTable, column: str) -> Iterator[Finding]:
     for constraint in table.constraints:
         if constraint.kind in ("p", "u") and column not in constraint.columns:
             yield Finding(
                 code="shard-unique",
-                where=where,
-                says=f"{constraint.name} ({', '.join(constraint.columns)}) leaves out {column}: it holds on each shard "
+                where=f"{table.name}.{constraint.name}",
+                says=f"({', '.join(constraint.columns)}) leaves out the key {column}: it holds on each shard "
                 "by itself, and two shards may have the same values",
                 try_=f"a key over ({column}, {', '.join(constraint.columns)}), or values that no two shards can give",
                 level="behaviour",
             )
 
 
-def _foreign_keys(map_: Map, table: LiveTable, database: str) -> Iterator[Finding]:
+def _foreign_keys(map_: Map, table: LiveTable) -> Iterator[Finding]:
     for constraint in table.constraints:
         if constraint.kind != "f" or constraint.parent in map_.reference:
             continue
@@ -185,7 +204,7 @@ def _foreign_keys(map_: Map, table: LiveTable, database: str) -> Iterator[Findin
             continue
         yield Finding(
             code="shard-foreign-key",
-            where=f"{database}: {table.name}.{constraint.name}",
+            where=f"{table.name}.{constraint.name}",
             says=f"it refers to {constraint.parent}, whose rows "
             + ("are tied by no key" if key is not None else "are not on this map")
             + ": it cannot be held across servers, and is left out where the table is made",
@@ -212,13 +231,13 @@ def _tables(map_: Map, facts: Facts, database: str) -> Iterator[Sql]:
         yield Sql(
             does=f"create {table.name} on {database}",
             sql=";\n".join(create(table)),
-            undo=f"DROP TABLE {table.sql}",
+            undo=drop_empty(table.sql),
             on=database,
         )
     allowed = {**dict.fromkeys(map_.reference, ""), **map_.tables}
     for table in made:
         for constraint in table.constraints:
-            if constraint.kind != "f" or any(_foreign_keys(map_, _only(table, constraint.name), database)):
+            if constraint.kind != "f" or any(_foreign_keys(map_, _only(table, constraint.name))):
                 continue
             if constraint.parent in allowed:
                 yield Sql(
@@ -227,6 +246,15 @@ def _tables(map_: Map, facts: Facts, database: str) -> Iterator[Sql]:
                     undo=f"ALTER TABLE {table.sql} DROP CONSTRAINT {quote(constraint.name)}",
                     on=database,
                 )
+
+
+def drop_empty(table: str) -> str:
+    """Drop a table that dbscale made; refused where it holds rows by now."""
+    says = literal(f"{table} holds rows: move them away first")
+    return (
+        f"DO $$BEGIN\n  IF EXISTS (SELECT FROM {table}) THEN RAISE EXCEPTION USING MESSAGE = {says}; END IF;\n"
+        f"  DROP TABLE {table};\nEND$$"
+    )
 
 
 def _only(table: LiveTable, name: str) -> LiveTable:
@@ -317,9 +345,12 @@ def _sequences(map_: Map, facts: Facts, database: str, ranges: tuple[Range, ...]
     column = map_.tables[table]
     for range_ in ranges:
         name, end = sequence_name(found.name, range_), map_.cuts(range_)[1]
-        if name in facts.lives[database].sequences or range_.start is None:
+        if range_.start is None:
             continue
         full = quote(found.schema, name)
+        if (present := facts.lives[database].sequences.get(name)) is not None:
+            yield from _rebounded(present, range_, end, database)
+            continue
         last = "" if end == HIGHEST else f" MAXVALUE {int(str(end[1])) - 1}"
         where = f"{quote(column)} >= {range_.start}" + ("" if end == HIGHEST else f" AND {quote(column)} < {end[1]}")
         yield Sql(
@@ -331,6 +362,57 @@ def _sequences(map_: Map, facts: Facts, database: str, ranges: tuple[Range, ...]
             undo=f"DROP SEQUENCE {full}",
             on=database,
         )
+    yield from _default(found, column, database, ranges)
+
+
+def _rebounded(sequence: Sequence, range_: Range, end: Cut, database: str) -> Iterator[Sql]:
+    """Give a range's sequence its new bounds after a split or a merge; what it has given counts as given."""
+    least = int(str(range_.start))
+    greatest = (1 << 63) - 1 if end == HIGHEST else int(str(end[1])) - 1
+    if (sequence.least, sequence.greatest) == (least, greatest):
+        return
+    full = quote(sequence.schema, sequence.name)
+
+    def bounded(low: int, high: int) -> str:
+        return (
+            "DO $$DECLARE given bigint; used boolean;\nBEGIN\n"
+            f"  SELECT last_value, is_called INTO given, used FROM {full};\n"
+            f"  ALTER SEQUENCE {full} MINVALUE {low} MAXVALUE {high} START {low} RESTART {low};\n"
+            f"  PERFORM setval({literal(full)}, least(greatest(given, {low}), {high}), used OR given > {high});\n"
+            "END$$"
+        )
+
+    yield Sql(
+        does=f"bound {sequence.name} on {database} by {least} and {greatest}",
+        sql=bounded(least, greatest),
+        undo=bounded(sequence.least, sequence.greatest),
+        on=database,
+    )
+
+
+def _default(table: LiveTable, column: str, database: str, ranges: tuple[Range, ...]) -> Iterator[Sql]:
+    """New ids come from the sequence of a range that the database owns, not from an identity that knows no ranges."""
+    key = table.column(column)
+    names = [sequence_name(table.name, range_) for range_ in ranges if range_.start is not None]
+    if key is None or not names or any(f"nextval('{name}'" in key.default.replace('"', "") for name in names):
+        return
+    sequence = literal(quote(table.schema, names[0]))
+    before = f"SET DEFAULT {key.default}" if key.default and not key.identity else "DROP DEFAULT"
+    back = f"ALTER TABLE {table.sql} ALTER COLUMN {quote(column)} {before}"
+    if key.identity:
+        back += (
+            f";\nALTER TABLE {table.sql} ALTER COLUMN {quote(column)} ADD GENERATED BY DEFAULT AS IDENTITY;\n"
+            f"SELECT setval(pg_get_serial_sequence({literal(table.sql)}, {literal(column)}),"
+            f" coalesce(max({quote(column)}), 1), count(*) > 0) FROM {table.sql}"
+        )
+    yield Sql(
+        does=f"let {table.name} on {database} take new ids from {names[0]}",
+        sql=f"ALTER TABLE {table.sql} ALTER COLUMN {quote(column)} DROP IDENTITY IF EXISTS,"
+        f" ALTER COLUMN {quote(column)} SET DEFAULT nextval({sequence})",
+        undo=back,
+        on=database,
+        blocks="everything",
+    )
 
 
 def copies(map_: Map, facts: Facts, database: str) -> Iterator[Sql]:

@@ -40,7 +40,8 @@ def steps(map_: Map, facts: Facts) -> Iterator[Sql | Command]:
     yield from _servers(facts, owners)
     for table, column in map_.tables.items():
         found = next((facts.lives[name].tables[table] for name in owners if table in facts.lives[name].tables), None)
-        if found is None or found.name in home.sharded:
+        wanted = frozenset(f"FOR VALUES {partition_bounds(map_, range_)}" for range_ in map_.ranges)
+        if found is None or home.sharded.get(found.name) == wanted:
             continue
         for database in owners:
             yield from _views(map_, found, column, database, facts)
@@ -97,8 +98,10 @@ def _parent(map_: Map, table: LiveTable, column: str, facts: Facts) -> Sql:
     )
     parent = quote(SCHEMA, table.name)
     form = "LIST" if map_.strategy == "list" else "RANGE"
+    before = table.name in facts.lives[facts.home].sharded
     statements = [
         f"CREATE SCHEMA IF NOT EXISTS {quote(SCHEMA)}",
+        *([f"DROP TABLE {parent}"] if before else []),
         f"CREATE TABLE {parent} (\n{columns}\n) PARTITION BY {form} ({quote(column)})",
     ]
     for database, ranges in databases(map_, facts.shards).items():
@@ -114,7 +117,7 @@ def _parent(map_: Map, table: LiveTable, column: str, facts: Facts) -> Sql:
     return Sql(
         does=f"span {table.name} over {len(map_.ranges)} ranges in the schema {SCHEMA}",
         sql=";\n".join(statements),
-        undo=f"DROP TABLE {parent}",
+        undo=None if before else f"DROP TABLE {parent}",
         on=facts.home,
     )
 

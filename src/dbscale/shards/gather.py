@@ -73,7 +73,11 @@ def _strangers(connection: Connection, map_: Map, found: Live, shards: Mapping[s
     counts: dict[str, int] = {}
     for name, column in map_.tables.items():
         table = found.tables.get(name)
-        if not ranges or table is None or table.column(column) is None:
+        if table is None or table.column(column) is None:
+            continue
+        if not ranges:
+            row: Any = connection.execute(f"SELECT count(*) FROM {table.sql}".encode()).fetchone()
+            counts |= {name: row[0]} if row[0] else {}
             continue
         wanted = predicates.owned(map_, ranges)
         present = table.constraint(check_name(map_))
@@ -81,7 +85,7 @@ def _strangers(connection: Connection, map_: Map, found: Live, shards: Mapping[s
         if proven or wanted == ANYTHING:
             continue
         condition = predicates.condition(map_, column, ranges)
-        row: Any = connection.execute(f"SELECT count(*) FROM {table.sql} WHERE NOT ({condition})".encode()).fetchone()
+        row = connection.execute(f"SELECT count(*) FROM {table.sql} WHERE NOT ({condition})".encode()).fetchone()
         if row[0]:
             counts[name] = row[0]
     return counts

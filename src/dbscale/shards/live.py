@@ -114,8 +114,8 @@ class Live:
     extensions: dict[str, str] = field(default_factory=dict)
     servers: tuple[str, ...] = ()
     """Foreign servers."""
-    sharded: tuple[str, ...] = ()
-    """The tables of the schema `sharded`, which span all shards."""
+    sharded: dict[str, frozenset[str]] = field(default_factory=dict)
+    """The tables of the schema `sharded`, which span all shards, with the definitions of their partitions."""
     distributed: tuple[str, ...] = ()
     """The tables that Citus distributes, by the name that the map has."""
 
@@ -147,12 +147,14 @@ def read(connection: Connection, database: str, names: tuple[str, ...], state_sc
         revision=revision,
         extensions=extensions,
         distributed=distributed,
-        sharded=tuple(
-            name
-            for (name,) in connection.execute(
-                "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('sharded') AND relkind = 'p'"
+        sharded={
+            name: frozenset(definitions)
+            for name, definitions in connection.execute(
+                "SELECT p.relname, array_agg(pg_get_expr(c.relpartbound, c.oid)) FROM pg_class p"
+                " JOIN pg_inherits ON inhparent = p.oid JOIN pg_class c ON c.oid = inhrelid"
+                " WHERE p.relnamespace = to_regnamespace('sharded') AND p.relkind = 'p' GROUP BY 1"
             )
-        ),
+        },
         servers=tuple(name for (name,) in connection.execute("SELECT srvname FROM pg_foreign_server")),
     )
 
@@ -267,7 +269,8 @@ def _constraints(connection: Connection, oid: int) -> tuple[Constraint, ...]:
         f"SELECT conname, contype, {names.format(keys='conkey', table='conrelid')}, pg_get_constraintdef(oid),"
         f" convalidated, CASE WHEN confrelid <> 0 THEN confrelid::regclass::text ELSE '' END,"
         f" {names.format(keys='confkey', table='confrelid')}"
-        " FROM pg_constraint WHERE conrelid = %s AND contype IN ('p', 'u', 'f', 'c', 'x') ORDER BY contype, conname",
+        " FROM pg_constraint WHERE conrelid = %s AND contype IN ('p', 'u', 'f', 'c', 'x')"
+        " AND (conparentid = 0 OR contype <> 'f') ORDER BY contype, conname",
         [oid],
     )
     return tuple(
