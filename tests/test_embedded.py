@@ -159,7 +159,7 @@ def test_a_postmaster_started_by_hand_is_not_joined_by_a_second_one(root: Path) 
     embedded.down(root=root)
     account = programs.account_for(server.data)
     by_hand = subprocess.Popen(
-        [str(binaries("18") / "postgres")],
+        [str(programs.usable(binaries("18"), account) / "postgres")],
         env={"PGDATA": str(server.data)},
         cwd="/",
         user=account.pw_uid if account else None,

@@ -30,6 +30,7 @@ import signal
 import socket
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,7 @@ from dbscale.drivers import postgres, programs
 from dbscale.errors import ConfigError, DbscaleError, Missing, Unfinished, Unreachable
 
 ROLE = "postgres"
-FIRST_PORT = 15432
+FIRST_PORT, PORTS = 15432, 4000
 """Below the range from which systems draw the ports of outgoing connections, so that a port stays free."""
 START_SECONDS = 120
 STOP_SECONDS = 120
@@ -295,6 +296,8 @@ def _start(server: Server, source: Server | None, binaries: Path | None, place: 
         try:
             control = [str(found / "pg_ctl"), "start", "-D", str(server.data), "-l", str(server.log)]
             programs.run([*control, "-w", "-t", str(START_SECONDS), "-s"], account)
+            if not server.running:  # pg_ctl calls it success when a standby that was shut down ends at once
+                raise Unfinished("pg_ctl: the server ended at once")
         except DbscaleError as error:
             with server.log.open(errors="replace") as log:
                 log.seek(seen)
@@ -430,11 +433,14 @@ def _locked(root: Path | None) -> Iterator[Path]:
 
 
 def _free_port(place: Path) -> int:
+    """A free port. Each root begins its search at a place of its own, so that projects keep out of each other's way."""
     taken = {server.port for server in status(root=place)}
-    for port in range(FIRST_PORT, FIRST_PORT + 1000):
+    start = zlib.crc32(str(place).encode()) % PORTS
+    for number in range(PORTS):
+        port = FIRST_PORT + (start + number) % PORTS
         if port not in taken and _port_free(port):
             return port
-    raise Missing(f"no free port from {FIRST_PORT} on", where="127.0.0.1")
+    raise Missing(f"no free port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}", where="127.0.0.1")
 
 
 def _port_free(port: int) -> bool:
