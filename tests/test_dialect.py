@@ -188,6 +188,18 @@ def test_gives_the_same_on_both(expression: str, pair: Pair) -> None:
     assert pair.ask_postgres(value.sql) == pair.ask_sqlite(expression), value.sql
 
 
+def test_times_held_as_numbers(pair: Pair) -> None:
+    """A column of seconds that became timestamptz: SQLite's own reading of it decides what can be told."""
+    seconds = SourceColumn(name="at", declared="INTEGER")
+    choice = Choice(type="timestamptz", conversion=Conversion(to="timestamptz", integers="s"))
+    made = Scope(columns={"at": column_value(seconds, choice, '"at"')}, immutable=False)
+    assert translate("datetime(at, 'unixepoch')", made).sql == "date_trunc('second', (\"at\" AT TIME ZONE 'utc'))"
+    assert translate("at IS NOT NULL", made).sql == '"at" IS NOT NULL'
+    for expression in ("date(at)", "at > '2024-01-01 00:00:00'", "at > 1700000000", "strftime('%Y', at)", "at + 1"):
+        with pytest.raises(Untranslatable):
+            translate(expression, made)
+
+
 def test_text_keeps_every_character(pair: Pair) -> None:
     text = "tab\there\nline\r 'quoted' \\ back % %s ? $1 :x é😀"
     expression = "'" + text.replace("'", "''") + "'"

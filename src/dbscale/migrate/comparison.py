@@ -107,6 +107,8 @@ _TIME = re.compile(r"\d\d:\d\d:\d\d")
 
 def _moments(operator: str, left: Value, right: Value) -> tuple[str, str]:
     """Moments compare by time, with each other and with a literal that says the same in every format."""
+    if left.mixed != right.mixed or (left.mixed and not right.kind == left.kind):
+        raise Untranslatable("SQLite compares a time that it holds as a number with one that it holds as text")
     if left.kind == right.kind:
         return left.operand, right.operand
     if left.kind in MOMENTS and right.constant is not None:

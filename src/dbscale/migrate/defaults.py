@@ -342,7 +342,9 @@ def _counted(clock: Clock, kind: Kind, choice: Choice) -> str:
     if kind in ("timestamp", "timestamptz") and clock.unit in ("s", "ms") and reading in (clock.unit, "by-size"):
         return "now()" if kind == "timestamptz" else f"({moments.UTC_NOW})"
     seconds = "extract(epoch FROM now())"
-    exact = {"s": f"floor({seconds})", "ms": f"floor({seconds} * 1000)", "s.f": f"round({seconds}, 3)"}.get(clock.unit)
+    exact = {"s": f"floor({seconds})", "ms": f"floor({seconds} * 1000)", "s.f": f"round({seconds}::numeric, 3)"}.get(
+        clock.unit
+    )
     if exact is None:
         exact = f"(floor({seconds} * 1000) + 210866760000000)::float8 / 86400000"
     if kind == "int" and clock.unit in ("s", "ms"):

@@ -104,7 +104,7 @@ def column_value(
         collation=column.collation.upper() or "BINARY",
         narrow=choice.type in ("integer", "smallint"),
         real=kind in ("float", "numeric") and (affinity == "REAL" or not held["integers"]),
-        mixed=kind == "text" and any(held[name] for name in ("integers", "reals", "blobs")),
+        mixed=(kind == "text" or kind in MOMENTS) and any(held[name] for name in ("integers", "reals", "blobs")),
         classes=_classes(kind, affinity, frozenset(word for name, word in _CLASSES.items() if held[name])),
         conversion=choice.conversion,
     )

@@ -68,12 +68,14 @@ def _orphans(reader: Reader, schema: SourceSchema, table: SourceTable, key: Sour
     columns = [f"c.{quote(name)} COLLATE BINARY" for name in key.columns]
     filled = " AND ".join(f"c.{quote(name)} IS NOT NULL" for name in key.columns)
     parents = ", ".join(f"p.{quote(name)}" for name in key.parent_columns)
-    present = " AND ".join(f"p.{quote(name)} IS NOT NULL" for name in key.parent_columns)
+    # Without a condition SQLite looks the values up in the parent's own index.
+    open_ = [name for name in key.parent_columns if name != parent.rowid_column and not parent.column(name).not_null]
+    present = " WHERE " + " AND ".join(f"p.{quote(name)} IS NOT NULL" for name in open_) if open_ else ""
     left = f"({', '.join(columns)})" if len(columns) > 1 else columns[0]
     return _count(
         reader,
         f"SELECT count(*) FROM {quote(table.name)} AS c WHERE {filled} AND {left} NOT IN"
-        f" (SELECT {parents} FROM {quote(parent.name)} AS p WHERE {present})",
+        f" (SELECT {parents} FROM {quote(parent.name)} AS p{present})",
     )
 
 

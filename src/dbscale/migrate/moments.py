@@ -52,11 +52,14 @@ def call(name: str, values: list[Value], *, immutable: bool) -> Value:
 def _moment(values: list[Value], *, immutable: bool) -> str:
     """The moment that the arguments say, as a timestamp in UTC, for an operand."""
     words = [value.constant.value if value.constant is not None else None for value in values]
-    modifiers = words[1:]
+    modifiers: list[object] = list(words[1:])
     if not values or (isinstance(words[0], str) and words[0].lower() == "now"):
         if immutable:
             raise Untranslatable("it depends on the time at which it is asked")
         sql = f"({UTC_NOW})"
+    elif values[0].mixed:
+        sql = _counted(values[0], modifiers)
+        modifiers = modifiers[1:]
     elif values[0].kind in ("timestamp", "date"):
         sql = values[0].operand if values[0].kind == "timestamp" else f"{values[0].operand}::timestamp"
     elif values[0].kind == "timestamptz":
@@ -72,6 +75,14 @@ def _moment(values: list[Value], *, immutable: bool) -> str:
     for modifier in modifiers:
         sql = _modified(sql, modifier)
     return sql
+
+
+def _counted(value: Value, modifiers: list[object]) -> str:
+    """A column of seconds that became a time: SQLite has to be told that it counts seconds."""
+    reading = value.conversion.integers if value.conversion is not None else ""
+    if reading != "s" or modifiers[:1] != ["unixepoch"] or value.kind not in ("timestamp", "timestamptz"):
+        raise Untranslatable("SQLite would read a Julian day out of a time that it holds as a number")
+    return f"({value.operand} AT TIME ZONE 'utc')" if value.kind == "timestamptz" else value.operand
 
 
 def _modified(sql: str, modifier: object) -> str:

@@ -36,7 +36,7 @@ def _foreign_key(
     except KeyError as error:
         draft.note("foreign-key-left-out", where, f"{parent} has no column {error}", level="behaviour")
         return None
-    obstacle = _obstacle(key, parent, drafted[source.name], columns, drafted[parent], parents)
+    obstacle = _obstacle(key, parent, (drafted[source.name], columns), (drafted[parent], parents))
     if obstacle is not None:
         says, try_ = obstacle
         draft.note("foreign-key-left-out", where, says, try_=try_, level="behaviour")
@@ -54,15 +54,13 @@ def _foreign_key(
     )
 
 
-def _obstacle(
-    key: SourceForeignKey,
-    parent_name: str,
-    table: pg.Table,
-    columns: tuple[str, ...],
-    parent: pg.Table,
-    parents: tuple[str, ...],
-) -> tuple[str, str] | None:
+_Side = tuple[pg.Table, tuple[str, ...]]
+"""A table and the columns of it that a foreign key is about."""
+
+
+def _obstacle(key: SourceForeignKey, parent_name: str, child: _Side, other: _Side) -> tuple[str, str] | None:
     """Why PostgreSQL cannot hold the foreign key, and what to do; None when it can."""
+    (table, columns), (parent, parents) = child, other
     if not _comparable(table, columns, parent, parents):
         says = f"its columns and those of {parent_name} have types that PostgreSQL does not compare"
         return says, "give both the same type in [migrate.types]"

@@ -15,6 +15,7 @@ from dbscale.migrate.draft import Draft
 from dbscale.migrate.facts import Facts
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
 from dbscale.migrate.names import Identifiers, Names, object_name
+from dbscale.migrate.values import kind_of
 from dbscale.plan import LoadColumn
 
 
@@ -104,6 +105,6 @@ def _creatable(tables: tuple[pg.Table, ...]) -> tuple[pg.Table, ...]:
 
 def _identities(draft: Draft, chosen: Iterable[SourceTable]) -> Iterable[Identity]:
     for table in chosen:
-        if table.rowid_column:
+        if table.rowid_column and kind_of(draft.choice(table.name, table.rowid_column).type) == "int":
             column = draft.names.column(table.name, table.rowid_column)
             yield Identity(table=draft.names.table(table.name), column=column, sequence=table.sequence)

@@ -61,7 +61,7 @@ class Value:
     real: bool = False
     """A number that SQLite surely holds as REAL, so that a division by it is not a whole one."""
     mixed: bool = False
-    """Text that SQLite holds in several storage classes."""
+    """Text, or a moment, that SQLite holds not as text alone."""
     standard: bool = False
     """A moment that SQLite writes as `YYYY-MM-DD HH:MM:SS`, whatever the row."""
     always: bool = False
