@@ -22,6 +22,7 @@ def dying(mark: Callable[..., Any], at: int, when: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         global count  # noqa: PLW0603
         count += 1
+        print("mark", file=sys.stderr, flush=True)
         if count == at and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = mark(*arguments)

@@ -71,22 +71,31 @@ def test_killed_at_random_moments(
     while kills < KILLS:
         url = new_database()
         rounds += 1
-        while True:
-            command = [sys.executable, str(CLIENT), "0", "before", str(PART_ROWS), *migrate(marketplace, url)]
-            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-            try:
-                _, said = process.communicate(timeout=dice.uniform(0.5, 1.6))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                kills += 1
-                continue
-            assert process.returncode == 0, said
-            break
+        while _killed_somewhere(migrate(marketplace, url), dice):
+            kills += 1
         assert dump(url) == expected
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("DROP SCHEMA public, dbscale CASCADE")
     print(f"\n{kills} kills in {rounds} migrations, 0 rows lost or doubled")
+
+
+def _killed_somewhere(arguments: tuple[str, ...], dice: random.Random) -> bool:
+    """Run a client and kill it a moment after one of its next marks; False when it was done before that."""
+    command = [sys.executable, str(CLIENT), "0", "before", str(PART_ROWS), *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    wanted, seen, said = dice.randrange(0, 12), 0, []
+    for line in process.stderr:
+        said.append(line)
+        seen += line == "mark\n"
+        if seen >= wanted:
+            time.sleep(dice.uniform(0, 0.03))
+            process.kill()
+            break
+    process.stderr.close()
+    status = process.wait(timeout=60)
+    assert status in (0, -signal.SIGKILL), "".join(said)
+    return status == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("sent", [1_000, 100_000, 250_000])

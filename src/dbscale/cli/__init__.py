@@ -14,6 +14,7 @@ from dbscale import __version__, errors
 
 COMMANDS = {
     "apply": "dbscale.cli.migrate:apply_command",
+    "assess": "dbscale.cli.assess:assess",
     "doctor": "dbscale.cli.doctor:doctor",
     "local": "dbscale.cli.local:local",
     "migrate": "dbscale.cli.migrate:migrate",
@@ -28,6 +29,7 @@ COMMANDS = {
 
 SUMMARIES = {
     "apply": "Carry out a saved plan.",
+    "assess": "Say what a migration of a source will meet: sizes, types, findings, time.",
     "doctor": "Look for what is wrong with the set-up, and say the remedy.",
     "local": "Run PostgreSQL here: up, down, status.",
     "migrate": "Copy a SQLite or Turso database into PostgreSQL, and prove it.",

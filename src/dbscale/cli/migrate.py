@@ -256,7 +256,7 @@ def show_plan(plan: Plan, migration: Migration, *, out: str | None, as_sql: bool
     else:
         output.answer(headline(plan))
         output.answer("")
-        output.answer(tables_text(plan))
+        output.answer(tables_text(migration.loads))
         types = types_text(migration)
         if types:
             output.answer("\n" + types)
@@ -267,9 +267,8 @@ def show_plan(plan: Plan, migration: Migration, *, out: str | None, as_sql: bool
     return 2 if plan.blockers else 0
 
 
-def tables_text(plan: Plan) -> str:
+def tables_text(loads: Sequence[Load]) -> str:
     """One line a table: rows, bytes, columns."""
-    loads = [step for step in plan.steps if isinstance(step, Load)]
     rows = [(load.table, output.count(load.rows), output.size(load.bytes), len(load.columns)) for load in loads]
     return output.table(("table", "rows", "size", "columns"), rows, right=(1, 2, 3))
 

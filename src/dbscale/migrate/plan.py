@@ -14,7 +14,7 @@ from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader, Source
 from dbscale.errors import ConfigError, Finding, Missing, StalePlan
-from dbscale.migrate import existing, facts, steps, target, types
+from dbscale.migrate import estimate, existing, facts, steps, target, types
 from dbscale.migrate.declaration import fold
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
 from dbscale.migrate.names import Identifiers
@@ -91,6 +91,40 @@ class Migration:
     def declared(self, table: str, column: str) -> str:
         """The type that the source declares."""
         return self.survey.schema.table(table).column(column).declared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """What a source holds and what a migration of it would meet."""
+
+    title: str
+    loads: tuple[Load, ...]
+    types: tuple[tuple[str, str, Choice], ...]
+    """Each column as `table.column`, its declared type, and the type chosen."""
+    schema: Schema
+    findings: tuple[Finding, ...]
+    target_bytes: int
+    seconds: float
+
+
+def assess(source: Source, options: Options, *, say: Callable[[str], None] = lambda _: None) -> Assessment:
+    """Read the source and say what a migration would meet; no target is needed."""
+    survey, made = survey_source(source, options, vector=True, say=say)
+    loads = tuple(_loads(survey, made.load, options, {table: made.tables[table] for table in made.load}))
+    with source.snapshot(1) as readers:
+        took = estimate.seconds(readers[0], loads, encoding=survey.schema.encoding, jobs=options.jobs)
+    return Assessment(
+        title=source.title,
+        loads=loads,
+        types=tuple(
+            (f"{table}.{column}", survey.schema.table(table).column(column).declared, choice)
+            for (table, column), choice in survey.choices.items()
+        ),
+        schema=made.schema,
+        findings=_unique([*survey.findings, *made.findings, *source.notes]),
+        target_bytes=estimate.target_bytes(made.schema, loads),
+        seconds=took,
+    )
 
 
 def make(
