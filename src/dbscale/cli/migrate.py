@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 
 from dbscale import apply, catalog
 from dbscale import config as configuration
-from dbscale.apply import Event, Finished, Noticed, Started, StepDone
+from dbscale.apply import Event, Finished, Noticed, Started, StepDone, StepStarted
 from dbscale.catalog import Run
 from dbscale.cli import output, places
 from dbscale.cli.places import Target
@@ -36,9 +37,16 @@ class Outcome:
     seconds: float = 0.0
     steps: list[StepDone] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    plan_seconds: float = 0.0
+    load_seconds: float = 0.0
+    """From the first load's start to the last one's end."""
+    _loading_since: float = 0.0
 
     def take(self, event: Event) -> None:
         """Add one event."""
+        if isinstance(event, StepStarted | StepDone) and isinstance(event.step, Load):
+            self._loading_since = self._loading_since or time.perf_counter()
+            self.load_seconds = time.perf_counter() - self._loading_since
         if isinstance(event, Started):
             self.run, self.resumed = event.run, event.resumed
         elif isinstance(event, StepDone):
@@ -165,13 +173,16 @@ def migrate(
         outcome = carry_out(plan, opened, destination, state_schema, jobs=jobs, resume=earlier, quiet=as_json)
         migration = make(ignore_rows=True)
     else:
+        began = time.perf_counter()
         migration = make(ignore_rows=False)
+        planned = time.perf_counter() - began
         if not as_json:
             output.say(headline(migration.plan))
             output.show_findings(migration.plan.findings)
         if options.truncate:
             output.confirm("Empty the target's tables and fill them from the source?", yes=yes)
         outcome = carry_out(migration.plan, opened, destination, state_schema, jobs=jobs, resume=None, quiet=as_json)
+        outcome.plan_seconds = planned
     if outcome.loads and not as_json:
         output.answer(summary(outcome))
     return conclude(migration, opened, destination, outcome, as_json=as_json, no_verify=no_verify)
@@ -329,6 +340,8 @@ def conclude(
                 "run": outcome.run,
                 "resumed": outcome.resumed,
                 "seconds": round(outcome.seconds, 3),
+                "plan_seconds": round(outcome.plan_seconds, 3),
+                "load_seconds": round(outcome.load_seconds, 3),
                 "tables": [
                     {
                         "table": done.step.table,
