@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="", help="also show time and memory at these sizes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dbscale-bench-") as folder:
+        Path(folder).chmod(0o755)  # as root, the server runs as another user
         bench = Bench(Path(folder), options.transactions)
         with bench.server():
             bench.race(options.rounds, set(options.only))
