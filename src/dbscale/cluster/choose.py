@@ -78,9 +78,9 @@ class Attempt:
 
     name: str
     reason: Reason
-    proof: Literal["seen", "ask", "none"] = "none"
-    """What a replica must show first: what was last seen of it is enough, its position is asked for on the
-    connection itself, or nothing (better an older answer than none)."""
+    proof: Literal["seen", "ask", "position", "none"] = "none"
+    """What a replica must show first: what was last seen of it is enough; it is asked on the connection itself;
+    it is asked for its position alone, however far behind it may be; or nothing (better an older answer than none)."""
 
 
 def satisfies(view: View, want: Want, timeline: int, limits: Limits, now: float) -> bool:
@@ -146,7 +146,7 @@ def attempts(
     elif position is not None:
         for view in views:
             if view not in proven:
-                yield Attempt(view.name, "caught-up", "ask")
+                yield Attempt(view.name, "caught-up", "position" if want.max_lag is None else "ask")
 
 
 def _near(view: View, want: Want, timeline: int, limits: Limits, now: float) -> bool:

@@ -21,12 +21,13 @@ from dbscale.cluster.groups import Group
 from dbscale.cluster.metrics import Metrics
 from dbscale.cluster.nodes import Node, Role
 from dbscale.cluster.token import Token
-from dbscale.errors import ConfigError
+from dbscale.errors import ConfigError, Unroutable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
     from dbscale.cluster.session import SplitSession
+    from dbscale.shards.map import Maps
 
 
 def open(  # noqa: A001 - dbscale.open(), as one opens a file
@@ -56,12 +57,16 @@ def open(  # noqa: A001 - dbscale.open(), as one opens a file
         raise ConfigError(f"unknown driver {driver!r}", try_='driver="sqlalchemy" or driver="psycopg"')
     limits = Limits(lag=max_lag, wait=wait, sticky=sticky, stale=max(3.0, 6 * interval))
     metrics = Metrics()
-    groups = {}
+    groups: dict[str, Group] = {}
+    made: dict[str, Group] = {}
     for shard, entry in shards_of(settings, database).items():
-        nodes = nodes_of(shard, entry, metrics)
-        groups[shard] = Group(shard, nodes, limits=limits, interval=interval, metrics=metrics, app=name)
+        if entry.name not in made:  # shards of one database share its pools
+            nodes = nodes_of(shard, entry, metrics)
+            made[entry.name] = Group(shard, nodes, limits=limits, interval=interval, metrics=metrics, app=name)
+        groups[shard] = made[entry.name]
     return Cluster(
         groups,
+        maps=None if database is not None else maps_of(settings),
         settings=settings,
         kind="sync" if driver == "sqlalchemy" else "psycopg",
         name=name,
@@ -85,6 +90,15 @@ def shards_of(config: configuration.Config, database: str | None) -> dict[str, c
             try_='dbscale.open(database="NAME"), or [shards] home = "NAME"',
         )
     return {"home": fitting[0]}
+
+
+def maps_of(config: configuration.Config) -> Maps | None:
+    """The shard maps beside dbscale.toml; None where it names no shards."""
+    if not config.shards:
+        return None
+    from dbscale.shards.file import FOLDER, load
+
+    return load(Path(config.path).parent / FOLDER, config)
 
 
 def nodes_of(shard: str, database: configuration.Database, metrics: Metrics) -> list[Node]:
@@ -126,6 +140,7 @@ class Cluster:
         self,
         groups: dict[str, Group],
         *,
+        maps: Maps | None,
         settings: configuration.Config,
         kind: str,
         name: str,
@@ -133,6 +148,7 @@ class Cluster:
         metrics: Metrics,
     ) -> None:
         self.groups = groups
+        self.maps = maps
         self.metrics = metrics
         self.region = region
         self.kind = kind
@@ -151,7 +167,7 @@ class Cluster:
         Reads of the same scope (thread, task or request) see what was committed. Unreachable where there is no
         primary; Unroutable where the shard is not clear.
         """
-        return Writing(self, self.group(table, key))
+        return Writing(self, self.group(table, key, writes=True))
 
     def read(
         self, table: str | None = None, key: Any = None, max_lag: float | None = None, after: After = None
@@ -169,7 +185,7 @@ class Cluster:
 
     def async_write(self, table: str | None = None, key: Any = None) -> AsyncWriting:
         """As `write`, for `async with`: yields SQLAlchemy's AsyncConnection."""
-        return AsyncWriting(self, self.group(table, key))
+        return AsyncWriting(self, self.group(table, key, writes=True))
 
     def async_read(
         self, table: str | None = None, key: Any = None, max_lag: float | None = None, after: After = None
@@ -209,16 +225,32 @@ class Cluster:
         """Run one statement where it belongs, and return its rows: on a replica where it certainly only reads.
 
         Placeholders are those of the driver: `:name` for SQLAlchemy, `%s` and `%(name)s` for psycopg. A read whose
-        node goes away is begun again on another.
+        node goes away is begun again on another. With shards, the statement's own comparisons say where it goes; a
+        read that concerns several runs on each, where their rows can just be put together. Unroutable otherwise.
         """
+        want = (max_lag, after)
+        parsed = query.parse(sql, "format" if self.kind == "psycopg" else "named")
+        if table is not None or self.maps is None:
+            return self._run(self.group(table, key, writes=not parsed.reads), parsed.reads, sql, parameters, want)
+        from dbscale.shards.route import route_statement
+
+        route = route_statement(self.maps, parsed, parameters or ())
+        if not parsed.reads or route.kind in ("single", "any"):
+            return self._run(self.groups[route.shard], parsed.reads, sql, parameters, want)
+        if route.combine:
+            raise Unroutable(route.combine, try_="ask the coordinator of the fdw target (docs/shards.md)")
+        return [row for shard in route.shards for row in self._run(self.groups[shard], True, sql, parameters, want)]
+
+    def _run(self, group: Group, reads: bool, sql: str, parameters: Any, want: tuple[float | None, After]) -> list[Any]:
+        """Run a statement on a group: a read again on another node, where its own goes away."""
         alchemy = self.kind != "psycopg"
-        if not query.parse(sql, "named" if alchemy else "format").reads:
-            with self.write(table, key) as connection:
+        if not reads:
+            with Writing(self, group) as connection:
                 return _rows(connection, sql, parameters, alchemy=alchemy)
         failure: Exception | None = None
         for _ in range(1 if alchemy else engines.MOVES):
             try:
-                with self.read(table, key, max_lag, after) as connection:
+                with Reading(self, group, *want) as connection:
                     return _rows(connection, sql, parameters, alchemy=alchemy)
             except psycopg.Error as error:
                 lost = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
@@ -234,9 +266,28 @@ class Cluster:
         known = Token.parse(token) if isinstance(token, str) else token
         return scopes.inside(scopes.Scope(token=known, bounded=True, writes=writes))
 
-    def group(self, table: str | None = None, key: Any = None) -> Group:  # noqa: ARG002 - the seam for shard maps
-        """The servers on which the table's row with this key lives."""
-        return self.groups["home"]
+    def group(self, table: str | None = None, key: Any = None, *, writes: bool = False) -> Group:
+        """The servers on which the table's row with this key lives; without a table, those of the shard `home`.
+
+        Unroutable where a table on a map comes without its key, or where a table that every shard has is written to.
+        """
+        map_ = self.maps.of(*reversed(table.split(".", 1))) if self.maps and table else None
+        if self.maps is None or table is None or map_ is None:
+            if "home" not in self.groups:
+                raise ConfigError("no shard is called home", where="[shards]", try_='home = "DATABASE"')
+            return self.groups["home"]
+        if not self.maps.column(*reversed(table.split(".", 1))):
+            if writes:
+                raise Unroutable(f"every shard has a copy of {table}", try_="write it to each shard in turn: shard=…")
+            return self.groups[map_.shards[0]]
+        if key is None:
+            raise Unroutable(
+                f"{table} is on the map {map_.name}: its key says which shard",
+                try_=f'cluster.read("{table}", key=…)',
+            )
+        from dbscale.shards.route import route
+
+        return self.groups[route(self.maps, table, key).shard]
 
     def engine(self, *, read: bool = False, shard: str = "home") -> engines.RoutedEngine:
         """A SQLAlchemy engine: on the primary, or with `read=True` on whichever node fits."""
@@ -307,6 +358,21 @@ class Cluster:
             for node in group.nodes.values():
                 for pool in node.pools.values():
                     pool.drop(close=True)
+
+    async def async_close(self) -> None:
+        """As `close`, where asyncio was used: its connections are closed by its event loop."""
+        for group in self.groups.values():
+            for node in group.nodes.values():
+                pool = node.pools.get("async")
+                if isinstance(pool, pools.AlchemyPool):
+                    await pool.async_drop()
+        self.close()
+
+    async def __aenter__(self) -> Cluster:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.async_close()
 
     def __enter__(self) -> Cluster:
         return self

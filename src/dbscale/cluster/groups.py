@@ -272,6 +272,8 @@ class Group:
         """
         if attempt.proof == "seen" and not node.pooled and raw.driver_connection.connected_at < node.view.at:
             return True
+        if attempt.proof == "position":
+            want = replace(want, max_lag=float("inf"))
         deadline = time.monotonic() + self.limits.wait
         pause = 0.001
         while True:

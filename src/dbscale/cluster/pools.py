@@ -179,7 +179,14 @@ class AlchemyPool:
         )
 
     def drop(self, *, close: bool) -> None:
-        self.engine.dispose(close=close)
+        # An async engine's connections can be closed by its event loop alone: async_drop().
+        self.engine.dispose(close=close and not self.engine.dialect.is_async)
+
+    async def async_drop(self) -> None:
+        """Close the connections of an async engine."""
+        from sqlalchemy.ext.asyncio import AsyncEngine
+
+        await AsyncEngine(self.engine).dispose()
 
 
 class PsycopgPool:
@@ -261,7 +268,7 @@ def _connect(node: Node, settings: Settings) -> Any:
 
 
 def _async_connect(node: Node, settings: Settings) -> Any:
-    async def create(**parameters: Any) -> Any:
+    async def create(*_: Any, **parameters: Any) -> Any:
         options = {**parameters, **_options(settings), "cursor_factory": AsyncNodeCursor}
         connection = await AsyncNodeConnection.connect(node.url, **options)
         return await introduce_async(connection, node, settings.on_commit)
