@@ -6,10 +6,11 @@ Only reads: PostgreSQL in READ ONLY transactions, SQLite within one snapshot.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 
 import apsw
@@ -20,7 +21,7 @@ from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader, Source
 from dbscale.errors import Finding, SourceError
-from dbscale.migrate import encode, verify_buckets, verify_schema
+from dbscale.migrate import encode, verify_buckets, verify_schema, verify_views
 from dbscale.migrate.encode import Range
 from dbscale.migrate.model import SourceObject
 from dbscale.migrate.verify_rows import RowsReport, TableCheck
@@ -47,10 +48,15 @@ class Report:
         return not grave and all(table.same for table in self.tables)
 
 
+_Result = RowsReport | list[Finding]
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
-    check: TableCheck
-    part: Range
+    """One comparison that a thread can make by itself."""
+
+    place: str
+    work: Callable[[Reader, Connection], _Result]
 
 
 def verify(
@@ -79,19 +85,26 @@ def verify(
     with source.snapshot(jobs) as readers, ExitStack() as stack:
         connections = [_session(stack, connect) for _ in readers]
         if schema is not None:
-            report.findings += verify_schema.compare(readers[0], connections[0], schema, loads, views or {})
-        missing = {finding.where for finding in report.findings if finding.code == "verify-table-missing"}
+            report.findings += verify_schema.compare(readers[0], connections[0], schema, loads)
+        absent = {finding.where for finding in report.findings if finding.code.endswith("-missing")}
+        present = [load for load in loads if f"{load.schema}.{load.target}" not in absent]
         tasks, reports = [], {}
-        for load in sorted(loads, key=lambda load: -load.bytes):
-            if load.target in missing:
-                continue
+        for load in sorted(present, key=lambda load: -load.bytes):
             check = _check(readers[0], load, (quarantined or {}).get(load.table, ()), samples)
             reports[load.table] = check.report()
-            parts = encode.ranges(readers[0], load, PART_ROWS) if check.by_range else [Range()]
-            tasks += [_Task(check, part) for part in parts]
-        for part in _run(tasks, readers, connections, progress, report):
-            reports[part.table].add(part, samples)
-        report.tables = [reports[load.table] for load in loads if load.table in reports]
+            tasks += list(_row_tasks(readers[0], check, progress))
+        if schema is not None:
+            tasks += [
+                _Task(f"{schema.name}.{name}", partial(_compare_view, schema.name, name, view))
+                for name, view in (views or {}).items()
+                if f"{schema.name}.{name}" not in absent
+            ]
+        for result in _run(tasks, readers, connections):
+            if isinstance(result, RowsReport):
+                reports[result.table].add(result, samples)
+            else:
+                report.findings += result
+        report.tables = [reports[load.table] for load in present]
     report.seconds = time.perf_counter() - began
     return report
 
@@ -122,59 +135,66 @@ def float_bits(reader: Reader) -> bool:
     return True
 
 
-def _run(
-    tasks: Sequence[_Task],
-    readers: Sequence[Reader],
-    connections: Sequence[Connection],
-    progress: Callable[[str, int], None],
-    report: Report,
-) -> list[RowsReport]:
-    """Every task's report, as many tasks at once as there are readers."""
+def _row_tasks(reader: Reader, check: TableCheck, progress: Callable[[str, int], None]) -> Iterator[_Task]:
+    """A table's comparison, in as many parts as it can be made in."""
+    load = check.load
+    place = f"{load.schema}.{load.target}"
+    heard = partial(progress, load.table)
+    if not check.by_range:
+        yield _Task(place, lambda reader, connection: verify_buckets.check_table(check, reader, connection, heard))
+        return
+    for part in encode.ranges(reader, load, PART_ROWS):
+        yield _Task(place, partial(_compare_range, check, part, heard))
+
+
+def _compare_range(
+    check: TableCheck, part: Range, heard: Callable[[int], None], reader: Reader, connection: Connection
+) -> RowsReport:
+    return check.check_range(reader, connection, part, heard)
+
+
+def _compare_view(schema: str, name: str, view: SourceObject, reader: Reader, connection: Connection) -> list[Finding]:
+    return verify_views.compare(reader, connection, schema, name, view)
+
+
+def _run(tasks: Sequence[_Task], readers: Sequence[Reader], connections: Sequence[Connection]) -> Iterator[_Result]:
+    """Every task's result, as many tasks at once as there are readers."""
     free: SimpleQueue[tuple[Reader, Connection]] = SimpleQueue()
     for reader, connection in zip(readers, connections, strict=True):
         float_bits(reader)
         free.put((reader, connection))
 
-    def one(task: _Task) -> RowsReport:
+    def one(task: _Task) -> _Result:
         reader, connection = free.get()
         began = time.perf_counter()
         try:
-            table = task.check.load.table
-            found = _compare(task, reader, connection, lambda rows: progress(table, rows))
+            with connection.transaction():
+                result = task.work(reader, connection)
+        except psycopg.Error as error:
+            return [_not_compared(task.place, error)]
         finally:
             free.put((reader, connection))
-        found.seconds = time.perf_counter() - began
-        return found
+        if isinstance(result, RowsReport):
+            result.seconds = time.perf_counter() - began
+        return result
 
-    done: list[RowsReport] = []
     with ThreadPoolExecutor(max_workers=len(readers)) as pool:
-        futures = {pool.submit(one, task): task for task in tasks}
+        futures = [pool.submit(one, task) for task in tasks]
         try:
             for future in as_completed(futures):
-                try:
-                    done.append(future.result())
-                except psycopg.Error as error:
-                    report.findings.append(_not_compared(futures[future].check.load, error))
-        except BaseException:
+                yield future.result()
+        finally:
             for future in futures:
                 future.cancel()
-            raise
-    return done
 
 
-def _compare(task: _Task, reader: Reader, connection: Connection, progress: Callable[[int], None]) -> RowsReport:
-    with connection.transaction():
-        if task.check.by_range:
-            return task.check.check_range(reader, connection, task.part, progress)
-        return verify_buckets.check_table(task.check, reader, connection, progress)
-
-
-def _not_compared(load: Load, error: psycopg.Error) -> Finding:
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+def _not_compared(place: str, error: psycopg.Error) -> Finding:
+    """A finding; an error where it is the server that failed, and not what was asked of it."""
+    if isinstance(error, psycopg.OperationalError):
         raise postgres.translated(error) from error
     return Finding(
         code="verify-not-compared",
-        where=f"{load.schema}.{load.target}",
+        where=place,
         says=f"the rows could not be compared: {error.diag.message_primary or error}",
         try_="the table does not have the columns or types of the plan; see the other findings",
         level="blocker",

@@ -12,8 +12,10 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import psycopg
@@ -82,6 +84,20 @@ class RowsReport:
         self.samples = (self.samples + other.samples)[:samples]
         self.complete &= other.complete
         self.seconds += other.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Neighbouring rows of the source, spelled: every row of the numbers from `first` to `last`."""
+
+    first: int
+    last: int
+    rows: int
+    usual: bool
+    """Whether SQLite could spell every row, and none of them was kept apart."""
+    lines: bytes
+    documents: tuple[Value, ...]
+    """For each jsonb column, its documents."""
 
 
 class TableCheck:
@@ -164,49 +180,70 @@ class TableCheck:
     ) -> RowsReport:
         """Compare the rows of a range of rowids. `progress` hears how many rows were compared since the last call."""
         report = self.report()
+        pending: tuple[_Lines, Future[bool]] | None = None
+        # PostgreSQL hashes one batch while SQLite spells the next
+        with ThreadPoolExecutor(max_workers=1) as other:
+            for batch in chain(self._batches(reader, part), [None]):
+                if pending:
+                    before, equal = pending
+                    self._settle(reader, connection, before, report, equal=equal.result())
+                    progress(before.rows)
+                pending = (batch, other.submit(self._equal, connection, batch)) if batch else None
+        return report
+
+    def _settle(
+        self, reader: Reader, connection: Connection, batch: _Lines, report: RowsReport, *, equal: bool
+    ) -> None:
+        if equal:
+            report.source_rows += batch.rows
+            report.target_rows += batch.rows
+        else:
+            self._compare_rows(reader, connection, (batch.first, batch.last), report)
+
+    def _batches(self, reader: Reader, part: Range) -> Iterator[_Lines]:
+        """The lines of a range; the ends of the batches leave no number out, whether there are rows or not."""
         rowid = f"s.{quote(self.load.rowid)}"
         among = f"FROM {quote(self.load.table)} AS s WHERE {rowid} BETWEEN ? AND ? ORDER BY {rowid} LIMIT ?"
         documents = [canonical.source_json(f"s.{quote(column.source)}", column.conversion) for column in self.json]
         inner = "".join(f", {document} AS j{i}" for i, document in enumerate(documents))
         outer = "".join(f", CAST(group_concat(j{i},',') AS BLOB)" for i in range(len(documents)))
-        # r is NULL where a jsonb column does not hold JSON: then its document is not asked for
         sql = (
             f"SELECT CAST(group_concat(r,char(10)) AS BLOB), count(*), count(r), max(k){outer}"
             f" FROM (SELECT {rowid} AS k, {self.line} AS r{inner} {among})"
         )
-        lower = -(2**63) if part.lower is None else part.lower
+        counted = f"SELECT NULL, count(*), -1, max(k) FROM (SELECT {rowid} AS k {among})"
+        first = -(2**63) if part.lower is None else part.lower
         upper = 2**63 - 1 if part.upper is None else part.upper - 1
-        while lower <= upper:
-            most = self.encoder.fitting(reader, among, (lower, upper))
-            try:
-                lines, rows, regular, last, *texts = next(reader.rows(sql, (lower, upper, most)))
-            except SourceError:
-                # a blob that is no JSONB stops json(): count the rows, and look at them one by one
-                counted = f"SELECT NULL, count(*), -1, max(k) FROM (SELECT {rowid} AS k {among})"
-                lines, rows, regular, last, *texts = next(reader.rows(counted, (lower, upper, most)))
+        while first <= upper:
+            most = self.encoder.fitting(reader, among, (first, upper))
+            lines, rows, regular, last, *texts = self._read(reader, sql, counted, (first, upper, most))
             end = last if isinstance(last, int) else upper
             count = rows if isinstance(rows, int) else 0
-            if (
-                rows == regular
-                and not self._holds_apart(lower, end)
-                and self._equal(connection, (lower, end), lines, count, texts)
-            ):
-                report.source_rows += count
-                report.target_rows += count
-            else:
-                self._compare_rows(reader, connection, (lower, end), report)
-            progress(count)
-            lower = end + 1
-        return report
+            usual = rows == regular and not self._holds_apart(first, end)
+            yield _Lines(first, end, count, usual, self.utf8(lines), tuple(texts))
+            first = end + 1
+
+    def _read(self, reader: Reader, sql: str, counted: str, parameters: tuple[int, int, int]) -> tuple[Value, ...]:
+        """One batch of lines; of fewer rows where the source cannot make that many, and last only their count.
+
+        A libSQL server makes no value above its limit, and a blob that is no JSONB stops json().
+        """
+        first, upper, most = parameters
+        while most:
+            try:
+                return next(reader.rows(sql, (first, upper, most)))
+            except SourceError:
+                most //= 2
+        return next(reader.rows(counted, (first, upper, 1)))
 
     def _holds_apart(self, first: int, last: int) -> bool:
         place = bisect.bisect_left(self._apart_numbers, first)
         return place < len(self._apart_numbers) and self._apart_numbers[place] <= last
 
-    def _equal(
-        self, connection: Connection, ends: tuple[int, int], lines: Value, rows: int, documents: Sequence[Value]
-    ) -> bool:
-        """Whether the target holds just these rows between two keys."""
+    def _equal(self, connection: Connection, batch: _Lines) -> bool:
+        """Whether the target holds just these rows between their ends."""
+        if not batch.usual:
+            return False
         key = quote(self._number)
         sums = [f"string_agg(r, E'\\n' ORDER BY {key})"]
         sums += [f"string_agg(coalesce(j{i}::text,''), E'\\n' ORDER BY {key})" for i in range(len(self.json))]
@@ -214,18 +251,16 @@ class TableCheck:
         names = "".join(f", {quote(column.target)} AS j{i}" for i, column in enumerate(self.json))
         sql = (
             f"SELECT count(*), {hashes} FROM (SELECT {key}, {self.target_line} AS r{names}"
-            f" FROM {self.target} WHERE {key} BETWEEN {ends[0]} AND {ends[1]}) AS t"
+            f" FROM {self.target} WHERE {key} BETWEEN {batch.first} AND {batch.last}) AS t"
         )
         count, *found = one(connection, sql)
-        if count != rows:
-            return False
-        if not rows:
-            return True
-        if found[0] != hashlib.sha256(self.utf8(lines)).digest():
+        if count != batch.rows or not count:
+            return bool(count == batch.rows)
+        if found[0] != hashlib.sha256(batch.lines).digest():
             return False
         return all(
             hash_ == self._documents_hash(connection, document)
-            for hash_, document in zip(found[1:], documents, strict=True)
+            for hash_, document in zip(found[1:], batch.documents, strict=True)
         )
 
     def _documents_hash(self, connection: Connection, documents: Value) -> bytes | None:

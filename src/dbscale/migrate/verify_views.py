@@ -26,8 +26,12 @@ from dbscale.schema import quote
 MOST_ROWS = 100_000
 
 
-def compare(reader: Reader, connection: Connection, place: str, relation: str, view: SourceObject) -> list[Finding]:
-    """A finding where the rows differ, or where they could not be compared."""
+def compare(reader: Reader, connection: Connection, schema: str, name: str, view: SourceObject) -> list[Finding]:
+    """Compare the source's `view` with the target's, called `name`.
+
+    A finding where the rows differ, or where they could not be compared.
+    """
+    place, relation = f"{schema}.{name}", quote(schema, name)
     try:
         mine = list(islice(reader.rows(f"SELECT * FROM {quote(view.name)}"), MOST_ROWS + 1))
         with connection.transaction():
