@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dbscale import errors
 from dbscale.cli import EXIT_CODES
-from dbscale.errors import DbscaleError, redact
+from dbscale.errors import DbscaleError, redact, without_secrets
 
 # Long enough and of letters that no other part of a URL below has, so that finding it is no chance.
 secrets = st.text(alphabet="QXZ0987-_.~!$*", min_size=6, max_size=30)
@@ -40,6 +40,23 @@ secrets = st.text(alphabet="QXZ0987-_.~!$*", min_size=6, max_size=30)
 )
 def test_secrets_are_taken_out(text: str) -> None:
     assert "hunter2" not in redact(text)
+    if not text.startswith(("two:", "PG")):
+        assert "hunter2" not in without_secrets(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "left"),
+    [
+        ("postgresql://u:hunter2@h:5432/d?sslmode=require", "postgresql://u@h:5432/d?sslmode=require"),
+        ("postgresql://h/d?user=u&password=hunter2&sslmode=require", "postgresql://h/d?user=u&sslmode=require"),
+        ("host=h password='a b' dbname=d", "host=h dbname=d"),
+        ("libsql://h?authToken=hunter2", "libsql://h"),
+        ("postgresql://h:5432/d?application_name=a@b", "postgresql://h:5432/d?application_name=a@b"),
+        ("app.db", "app.db"),
+    ],
+)
+def test_a_url_without_secrets_is_still_one(url: str, left: str) -> None:
+    assert without_secrets(url) == left
 
 
 @pytest.mark.parametrize(

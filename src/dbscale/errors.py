@@ -118,9 +118,9 @@ def without_secrets(text: str) -> str:
 
     libpq then looks for the password in PGPASSWORD and ~/.pgpass.
     """
-    text = re.sub(r"([a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/]*(?=@)", r"\1", text, flags=re.IGNORECASE)
+    text = _URL_PASSWORD.sub(lambda match: match["head"].removesuffix(":"), text)
     address, mark, query = text.partition("?")
     if mark:
         kept = [part for part in query.split("&") if not _SECRET_PARAMETER.match(part)]
         text = address + ("?" + "&".join(kept) if kept else "")
-    return re.sub(r"\bpassword\s*=\s*('(?:[^'\\]|\\.)*'|\S+)\s*", "", text, flags=re.IGNORECASE).strip()
+    return re.sub(r"\b\w*password\s*=\s*('(?:[^'\\]|\\.)*'|\S+)\s*", "", text, flags=re.IGNORECASE).strip()
