@@ -139,7 +139,7 @@ ifnull(i, 0) ¦ coalesce(i, j, 7) ¦ ifnull(s, '') ¦ iif(i > 3, 'a', 'b') ¦ ii
 nullif(u, 'APPLE') ¦ ifnull(b, 0) ¦ coalesce(b, 1) ¦ ifnull(r, 0) ¦ ifnull(n, 0) ¦ ifnull(NULL, s) ¦ iif(b, 1, 0) ¦ coalesce(s, u)
 CASE i WHEN 10 THEN 'ten' WHEN 5 THEN 'five' ELSE 'other' END ¦ CASE WHEN i > 3 THEN i END ¦ CASE u WHEN 'APPLE' THEN 1 END
 CASE WHEN b THEN 'yes' ELSE 'no' END ¦ CASE WHEN i THEN 1 ELSE 0 END ¦ CASE b WHEN 1 THEN 'on' WHEN 0 THEN 'off' END
-length(s) ¦ length(i) ¦ length(x) ¦ length(b) ¦ length('') ¦ lower(s) ¦ upper(s) ¦ upper(u) ¦ trim(k) ¦ ltrim(k) ¦ rtrim(k)
+lower(hex(x)) ¦ hex(x) || lower(hex(x)) ¦ length(s) ¦ length(i) ¦ length(x) ¦ length(b) ¦ length('') ¦ lower(s) ¦ upper(s) ¦ upper(u) ¦ trim(k) ¦ ltrim(k) ¦ rtrim(k)
 trim(k, 'a ') ¦ ltrim(s, 'Aa') ¦ rtrim(s, 'ae') ¦ replace(s, 'a', 'b') ¦ replace(s, '', 'x') ¦ replace(s, '%s', '$1')
 substr(s, 2) ¦ substr(s, 1, 3) ¦ substr(s, -3) ¦ substr(s, -3, 2) ¦ substr(s, 0, 2) ¦ substr(s, -10, 8) ¦ substr(s, 3, 0)
 substr(i, 1, 1) ¦ substr(s, j) ¦ substr(s, 1, instr(s, 'a') - 1) ¦ substr(s, instr(s, 'a') + 1) ¦ substr(s, 0) ¦ substring(s, 2, 2)

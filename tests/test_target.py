@@ -232,7 +232,7 @@ def test_generated_columns(made: Any) -> None:
 
 def test_checks(made: Any, connection: psycopg.Connection[Any]) -> None:
     found = made(
-        "CREATE TABLE t(a TEXT CHECK(a IN ('x','y')), b INT CHECK(typeof(b)='integer'), c INTEGER CHECK(length(c)<=3), d BOOLEAN CHECK (d IN (0,1)),"
+        "CREATE TABLE t(a TEXT CHECK(a IN ('x','y')), b INT CHECK(typeof(b)='integer'), c INTEGER CHECK(length(c)<=3), d BOOLEAN CHECK (t.d IN (0,1) OR \"t\".\"d\" IS NULL),"
         " e TEXT CHECK(e GLOB 'a*'), f TEXT CHECK(f LIKE 'A%'), g INT CHECK(g), h INT CHECK(h & 1), i TEXT CHECK(i <> \"\"),"
         " j TEXT CONSTRAINT jx CHECK(j == 'x' OR NULL), k TEXT CHECK(k NOT LIKE 'a' ESCAPE 'z'), CONSTRAINT ck CHECK (a || e != ''));"
     )

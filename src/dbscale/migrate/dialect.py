@@ -284,10 +284,10 @@ def _logic(node: Binary, scope: Scope) -> Value:
         chain.append(rest.right)
         rest = rest.left
     parts = [as_truth(compile_node(part, scope)) for part in [rest, *reversed(chain)]]
-    # In a chain of ANDs what is always true adds nothing to a CHECK, but NULL must stay NULL elsewhere.
+    # Never false: all parts of an AND, or one part of an OR.
     always = all(part.always for part in parts) if node.operator == "AND" else any(part.always for part in parts)
     sql = f" {node.operator} ".join(part.operand for part in parts)
-    return Value(sql=sql, kind="truth", atom=False, always=always and node.operator == "AND",
+    return Value(sql=sql, kind="truth", atom=False, always=always,
                  repeatable=all(part.repeatable for part in parts))  # fmt: skip
 
 
@@ -455,10 +455,10 @@ def _call(node: Call, scope: Scope) -> Value:
     return functions.call(node, values, condition_sql, immutable=scope.immutable, aggregates=scope.aggregates)
 
 
-def table_scope(columns: Mapping[str, Value], *, rowid: str = "") -> Scope:
-    """The scope of an expression that belongs to one table; `columns` by the source's names."""
+def table_scope(columns: Mapping[str, Value], *, table: str = "", rowid: str = "") -> Scope:
+    """The scope of an expression that belongs to one table, with `columns` by the source's names."""
     known = {ascii_lower(name): value for name, value in columns.items()}
     for word in sorted(_ROWID):
         if rowid:
             known.setdefault(word, known[ascii_lower(rowid)])
-    return Scope(columns=known)
+    return Scope(columns=known, tables={ascii_lower(table): known})

@@ -76,4 +76,4 @@ class Draft:
         values = self.values(table)
         if inline:
             values |= {name: value for (owner, name), value in self.inlined.items() if owner == table.name}
-        return table_scope(values, rowid=table.rowid_column)
+        return table_scope(values, table=table.name, rowid=table.rowid_column)

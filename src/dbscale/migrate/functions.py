@@ -66,7 +66,11 @@ def _text(value: Value, immutable: bool) -> Value:
 
 
 def _lower(values: Arguments, immutable: bool) -> Value:
-    return Value(sql=f'lower({_text(values[0], immutable).operand} COLLATE "C")', kind="text")
+    text = _text(values[0], immutable)
+    if text.atom and text.sql.startswith("upper(COALESCE(encode("):
+        # lower(hex(x)): encode() writes small letters by itself.
+        return replace(text, sql=text.sql.removeprefix("upper(").removesuffix(")"))
+    return Value(sql=f'lower({text.operand} COLLATE "C")', kind="text")
 
 
 def _upper(values: Arguments, immutable: bool) -> Value:

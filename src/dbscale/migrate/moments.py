@@ -71,7 +71,7 @@ def _moment(values: list[Value], *, immutable: bool) -> str:
         sql = f"(CASE WHEN {within} THEN to_timestamp({values[0].sql}) END AT TIME ZONE 'utc')"
         modifiers = modifiers[1:]
     else:
-        raise Untranslatable(f"a moment read out of {values[0].kind}: SQLite gives NULL where it finds none")
+        raise Untranslatable(f"it reads a moment out of {values[0].kind}; give the column a type of date or time")
     for modifier in modifiers:
         sql = _modified(sql, modifier)
     return sql
