@@ -269,8 +269,9 @@ def test_long_and_deep_statements_are_told_as_not_understood_or_analysed() -> No
 
 
 WORDS = st.sampled_from(
-    "SELECT FROM WHERE WITH x AS ( ) , . * = < IN ANY NOT NULL t u a b 1 'x' $1 JOIN LEFT ON USING GROUP BY ORDER LIMIT"
-    " UNION INSERT INTO VALUES UPDATE SET DELETE RETURNING EXISTS count(*) LATERAL RECURSIVE DISTINCT CASE WHEN".split()  # noqa: SIM905
+    """SELECT FROM WHERE WITH x AS ( ) , . * = < IN ANY NOT NULL t u a b 1 'x' $1 JOIN LEFT ON USING GROUP BY ORDER
+    LIMIT UNION INSERT INTO VALUES UPDATE SET DELETE RETURNING EXISTS count(*) LATERAL RECURSIVE DISTINCT CASE
+    WHEN""".split()  # noqa: SIM905
 )
 
 

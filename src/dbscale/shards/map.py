@@ -302,7 +302,7 @@ def content(map_: Map) -> dict[str, Any]:
     return {key: value for key, value in whole.items() if value not in (None, "", 0, [])}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Maps:
     """All maps of a deployment, and where each shard is. Without maps, everything lives on `home`."""
 
@@ -314,16 +314,26 @@ class Maps:
 
     def of(self, table: str, schema: str = "") -> Map | None:
         """The map that holds a table, or None: it lives on `home`."""
-        names = _spellings(table, schema)
-        return next(
-            (map_ for map_ in self.maps if any(name in map_.tables or name in map_.reference for name in names)), None
-        )
+        return self._places.get((schema or "public", table), (None, ""))[0]
 
     def column(self, table: str, schema: str = "") -> str:
         """The key column of a table that is on a map; empty for a reference table."""
-        map_ = self.of(table, schema)
-        names = _spellings(table, schema)
-        return next((map_.tables[name] for name in names if name in map_.tables), "") if map_ else ""
+        return self._places.get((schema or "public", table), (None, ""))[1]
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, str], tuple[Map, str]]:
+        """Each table's map and key column, by schema and name."""
+        found = {}
+        for map_ in self.maps:
+            for name in (*map_.tables, *map_.reference):
+                schema, _, table = name.rpartition(".")
+                found[schema or "public", table] = (map_, map_.tables.get(name, ""))
+        return found
+
+    @cached_property
+    def pinned(self) -> dict[str, Any]:
+        """What `route` found out about statements, by their text; it fills this in."""
+        return {}
 
     def named(self, name: str) -> Map:
         """The map called `name`, or the one that holds the table `name`; ConfigError where there is none."""
@@ -332,10 +342,6 @@ class Maps:
             known = ", ".join(map_.name for map_ in self.maps) or "there are none"
             raise ConfigError(f"no shard map is called {name!r}", where="shard_maps/", try_=f"maps: {known}")
         return found
-
-
-def _spellings(table: str, schema: str) -> tuple[str, ...]:
-    return (table, f"public.{table}") if schema in ("", "public") else (f"{schema}.{table}",)
 
 
 def bounds(map_: Map) -> tuple[int, int] | None:

@@ -15,7 +15,20 @@ from dbscale.errors import Unroutable
 from dbscale.query import And, Block, Column, Compare, Condition, Opaque, Or, Parameter, Query, Value, keep_rows
 from dbscale.query import Literal as Constant
 from dbscale.query.functions import STABLE, VOLATILE
-from dbscale.shards.keys import ANYTHING, HIGHEST, LOWEST, NOTHING, Keys, after, before, between, points, show, span
+from dbscale.shards.keys import (
+    ANYTHING,
+    HIGHEST,
+    INTEGERS,
+    LOWEST,
+    NOTHING,
+    Keys,
+    after,
+    before,
+    between,
+    points,
+    show,
+    span,
+)
 from dbscale.shards.map import Map, Maps, Range, key_of, shard_for, shards_between
 
 Kind = Literal["single", "targeted", "scatter", "any"]
@@ -60,6 +73,19 @@ def route(maps: Maps, table: str, key: object) -> Route:
 
 def route_statement(maps: Maps, query: Query, arguments: Sequence[Any] | Mapping[str, Any] = ()) -> Route:
     """Where a statement goes. Unroutable, with the reason, where the text and its arguments do not prove it."""
+    pin = maps.pinned.get(query.sql)
+    if pin is None:
+        if len(maps.pinned) >= 4096:
+            maps.pinned.clear()
+        pin = maps.pinned[query.sql] = _pin(maps, query)
+    if pin and arguments:
+        map_, number = pin
+        value = query.arguments(arguments)[number - 1]
+        if type(value) is int and map_.key in INTEGERS:
+            range_ = shard_for(map_, value)
+            return Route(
+                kind="single", shards=(range_.shard,), ranges=(range_.id,), map=map_.name, why=f"${number} is its key"
+            )
     return _Router(maps, query, query.arguments(arguments) if arguments else ()).route()
 
 
@@ -86,6 +112,28 @@ def split_insert(
 def condition_keys(maps: Maps, query: Query) -> Keys:
     """The keys that the only table of a SELECT without arguments may need; anything where that is not understood."""
     return _Router(maps, query, ()).only()
+
+
+def _pin(maps: Maps, query: Query) -> tuple[Map, int] | tuple[()]:
+    """The map and the parameter that alone decides where a statement goes: every table of it is on the map, with a
+    key that must equal that parameter. Then one bisection routes it; where there is none, it is worked out each time.
+    """
+    router = _Router(maps, query, ())
+    columns = {column for column, _ in query.sets}
+    plain = query.verb in ("select", "update", "delete") and not query.unsure and not query.insert
+    if not plain or len(router.sharded) != len(query.tables) or not router.sharded or columns & set(router.columns):
+        return ()
+    if any(function not in _HARMLESS for function in query.functions) or len({id(map_) for map_ in router.on}) > 1:
+        return ()
+    pins: dict[int, frozenset[int]] = dict.fromkeys(router.sharded, frozenset())
+    for _ in router.sharded:
+        for block in query.blocks:
+            for filter_ in block.filters:
+                for place in filter_.restricts & pins.keys():
+                    pins[place] |= router.pins(filter_.condition, place, pins)
+    common = frozenset.intersection(*pins.values())
+    map_ = router.on[0]
+    return (map_, min(common)) if common and map_ is not None else ()
 
 
 class _Router:
@@ -200,6 +248,23 @@ class _Router:
                 return keys[peer]  # type: ignore[index]
             return ANYTHING
         return self._compared(condition, place) if mine else ANYTHING
+
+    def pins(self, condition: Condition, place: int, known: Mapping[int, frozenset[int]]) -> frozenset[int]:
+        """The parameters that the key of the table at `place` must equal where the condition is true."""
+        if isinstance(condition, And):
+            return frozenset().union(*(self.pins(part, place, known) for part in condition.parts))
+        if not isinstance(condition, Compare) or condition.op != "=":
+            return frozenset()
+        value, mine = condition.values[0], self._is_key(condition.column) == place
+        if isinstance(value, Column):
+            other = self._is_key(value)
+            peer = other if mine else self._is_key(condition.column) if other == place else None
+            return known.get(peer, frozenset()) if peer is not None and self._together(place, peer) else frozenset()
+        return (
+            frozenset((value.number,))
+            if mine and isinstance(value, Parameter) and value.type in ("", *INTEGERS)
+            else frozenset()
+        )
 
     def _is_key(self, column: Column) -> int | None:
         """The mention of a table whose key `column` certainly is."""
