@@ -412,7 +412,7 @@ def test_ranges_contain_the_partitions_that_the_server_finds_rows_in(
         assert touched <= set(found.ranges), (sql, maker.arguments, touched, found)
         listed = {f"f{name[len('farms_')]}" for name in json.dumps(plan).split('"') if name.startswith("farms_")}
         tighter += set(found.ranges) < listed
-        looser += listed < set(found.ranges)
+        looser += listed < set(found.ranges) and len(found.ranges) > 1
     judge.execute("RESET search_path")
     # Where one of the two prunes better, it is not mostly ours that does worse.
     assert looser <= tighter + STATEMENTS / 100, (tighter, looser)

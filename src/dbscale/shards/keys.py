@@ -237,3 +237,19 @@ def show(key: Key | None) -> str:
     if isinstance(key, datetime):
         return key.isoformat().replace("+00:00", "Z")
     return "" if key is None else str(key)
+
+
+def describe(keys: Keys) -> str:
+    """A set of keys for people."""
+    if keys == ANYTHING:
+        return "may be anything"
+    if not keys:
+        return "matches nothing"
+    shown = []
+    for start, end in keys.intervals[:4]:
+        if len(start) > 1 and end == after(start[1]):
+            shown.append(f"is {show(start[1])}")
+        else:
+            low = f"from {show(start[1])}" if len(start) > 1 else ""
+            shown.append(" ".join(filter(None, (low, f"to below {show(end[1])}" if len(end) > 1 else ""))))
+    return " or ".join(shown) + (" …" if len(keys.intervals) > 4 else "")

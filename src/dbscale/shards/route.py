@@ -25,8 +25,8 @@ from dbscale.shards.keys import (
     after,
     before,
     between,
+    describe,
     points,
-    show,
     span,
 )
 from dbscale.shards.map import Map, Maps, Range, key_of, shard_for, shards_between
@@ -490,24 +490,8 @@ class _Router:
         parts = []
         for place in self.sharded:
             table = self.query.tables[place]
-            parts.append(f"{table.alias or table.name}.{self.columns[place]} {_limits(keys[place])}")
+            parts.append(f"{table.alias or table.name}.{self.columns[place]} {describe(keys[place])}")
         return "; ".join(parts)
-
-
-def _limits(keys: Keys) -> str:
-    """A set of keys for people."""
-    if keys == ANYTHING:
-        return "may be anything"
-    if not keys:
-        return "matches nothing"
-    shown = []
-    for start, end in keys.intervals[:4]:
-        if len(start) > 1 and end == after(start[1]):
-            shown.append(f"is {show(start[1])}")
-        else:
-            low = f"from {show(start[1])}" if len(start) > 1 else ""
-            shown.append(" ".join(filter(None, (low, f"to below {show(end[1])}" if len(end) > 1 else ""))))
-    return " or ".join(shown) + (" …" if len(keys.intervals) > 4 else "")
 
 
 _JOIN = "join on the shard key, or ask the coordinator of the fdw target (docs/shards.md)"
