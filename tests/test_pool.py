@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
+import subprocess
+import tempfile
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dbscale
+from dbscale import config
+from dbscale.cli.pool import pool
+from dbscale.cluster import bouncer, pgbouncer
+from dbscale.cluster.check import Activity, Bouncer, Facts, Fleet, check
+from dbscale.cluster.metrics import EDGES
+from dbscale.cluster.pgbouncer import Files, Wanted, version_of, write
 from dbscale.cluster.sizing import (
     Server,
     Workload,
@@ -17,6 +36,8 @@ from dbscale.cluster.sizing import (
     size,
     wait_quantile,
 )
+from dbscale.errors import Missing
+from fix_postgres import Postgres, absent
 
 
 @pytest.mark.parametrize(("count", "milliseconds"), [(11, 85), (12, 38), (13, 22), (14, 14), (15, 9), (16, 6), (18, 1)])
@@ -78,3 +99,300 @@ def test_a_connection_limit_bounds_the_budget() -> None:
     assert Server(max_connections=100, limit=20).budget == 20
     assert Server(max_connections=100, reserved=5, other=10).budget == 79
     assert Server(max_connections=5).budget == 0
+
+
+# PgBouncer, written for every version and proven on the one that is here.
+
+WANTED = Wanted(database="shop", host="127.0.0.1", port=5432, dbname="shop", user="app", directory="/etc/pgbouncer")
+VERIFIER = "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy"
+
+
+def test_a_version_gets_no_key_that_it_does_not_know() -> None:
+    old = write(WANTED, (1, 18, 0), {"app": VERIFIER})
+    new = write(WANTED, (1, 25, 2), {"app": VERIFIER})
+    assert "max_prepared_statements" not in old.settings
+    assert new.settings["max_prepared_statements"] == "200"
+    assert {finding.code for finding in old.findings} == {"pgbouncer-prepared", "pgbouncer-vulnerable"}
+    assert {finding.code for finding in new.findings} == {"pgbouncer-untested"}
+    assert "untested" in new.ini
+    assert "untested" not in old.ini
+
+
+def test_the_userlist_holds_the_verifier_and_is_not_shown() -> None:
+    files = write(WANTED, (1, 18, 0), {'we"ird': VERIFIER})
+    assert files.userlist == f'"we""ird" "{VERIFIER}"\n'
+    assert VERIFIER not in repr(files)
+    plain = write(WANTED, (1, 25, 2), {"app": "a password"})
+    assert "pgbouncer-password" in {finding.code for finding in plain.findings}
+
+
+def test_a_server_elsewhere_without_tls_is_noticed() -> None:
+    codes = {f.code for f in write(replace(WANTED, host="db.internal"), (1, 25, 2), {"app": VERIFIER}).findings}
+    assert "pgbouncer-tls" in codes
+    safe = replace(WANTED, host="db.internal", server_tls="verify-full", server_ca="/ca.pem")
+    files = write(safe, (1, 25, 2), {"app": VERIFIER})
+    assert "pgbouncer-tls" not in {f.code for f in files.findings}
+    assert files.settings["server_tls_ca_file"] == "/ca.pem"
+
+
+@pytest.mark.parametrize("text", ["PgBouncer 1.18.0\nlibevent 2.1.12", "1.25.2"])
+def test_versions_are_read(text: str) -> None:
+    assert version_of(text) in ((1, 18, 0), (1, 25, 2))
+
+
+@pytest.fixture
+def program() -> str:
+    try:
+        return bouncer.program()
+    except Missing as error:
+        return absent(error.says)
+
+
+@pytest.fixture
+def wanted(server: Postgres) -> Wanted:
+    parts = urlsplit(server.url)
+    return Wanted(
+        database="shop",
+        host=parts.hostname or "",
+        port=parts.port or 0,
+        dbname=parts.path[1:],
+        user=parts.username or "",
+        directory="/nowhere",
+        pool_size=4,
+    )
+
+
+def secrets(server: Postgres) -> tuple[dict[str, str], str]:
+    with psycopg.connect(server.url) as connection:
+        password = connection.info.password
+        return bouncer.secrets_of(connection, connection.info.user, password), password
+
+
+def test_pgbouncer_does_what_its_file_says(server: Postgres, wanted: Wanted, program: str) -> None:
+    known, password = secrets(server)
+    assert next(iter(known.values())).startswith("SCRAM-SHA-256$")
+    checks = bouncer.prove(wanted, known, password, program)
+    assert {check.name for check in checks} >= {"starts", "SHOW CONFIG", "SHOW DATABASES", "transaction mode"}
+    assert [check for check in checks if not check.good] == []
+
+
+def test_a_wrong_file_fails_the_proof(
+    server: Postgres, wanted: Wanted, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proof can fail: an unknown key does not start, a wrong value is seen."""
+    known, password = secrets(server)
+    real = pgbouncer.write
+
+    def unknown_key(*arguments: Any) -> Files:
+        files = real(*arguments)
+        return replace(files, ini=files.ini + "no_such_setting = 1\n")
+
+    monkeypatch.setattr(pgbouncer, "write", unknown_key)
+    (check,) = bouncer.prove(wanted, known, password, program)
+    assert (check.name, check.good) == ("starts", False)
+
+    def other_value(*arguments: Any) -> Files:
+        files = real(*arguments)
+        return replace(files, ini=files.ini.replace("query_wait_timeout = 30", "query_wait_timeout = 120"))
+
+    monkeypatch.setattr(pgbouncer, "write", other_value)
+    wrong = [check for check in bouncer.prove(wanted, known, password, program) if not check.good]
+    assert [check.name for check in wrong] == ["SHOW CONFIG"]
+    assert "query_wait_timeout" in wrong[0].says
+
+
+def test_a_cluster_works_through_pgbouncer(server: Postgres, wanted: Wanted, program: str, tmp_path: Path) -> None:
+    """Transaction mode, a version without prepared statements: they are off by themselves."""
+    known, password = secrets(server)
+    place = Path(tempfile.mkdtemp(prefix="dbscale-test-"))
+    here = replace(wanted, directory=str(place), listen_port=bouncer._free_port())
+    files = pgbouncer.write(here, bouncer.version(program), known)
+    with bouncer._running(files, place, program, here.listen_port) as start:
+        assert start.good
+        url = f"postgresql://{here.user}:{password}@127.0.0.1:{here.listen_port}/shop"
+        settings = config.Config(databases={"shop": config.Database(name="shop", url=url)})
+        for driver, statement in (("sqlalchemy", sa.text("SELECT :n")), ("psycopg", "SELECT %(n)s::text")):
+            with dbscale.open(settings, driver=driver) as cluster:
+                for number in range(30):
+                    with cluster.read() as connection:
+                        assert connection.execute(statement, {"n": str(number)}).fetchone()[0] == str(number)
+                assert cluster.groups["home"].primary.pooled is True
+        console = f"postgresql://{here.user}:{password}@127.0.0.1:{here.listen_port}/pgbouncer"
+        runner = CliRunner()
+        file = tmp_path / "dbscale.toml"
+        file.write_text(f'[databases.shop]\nurl = "{server.url}"\n')
+        done = runner.invoke(pool, ["check", "--config", str(file), "--pgbouncer", console, "--json"])
+        rules = {rule["code"]: rule for rule in json.loads(done.stdout)["rules"]}
+        assert list(rules) == [f"PL{number:02}" for number in range(1, 13)]
+        assert rules["PL06"]["verdict"] == "wrong"
+        assert rules["PL04"]["verdict"] == "wrong"  # 30 connections a process before 4
+    shutil.rmtree(place)
+
+
+# The rules.
+
+
+def facts(**changed: Any) -> Facts:
+    good: dict[str, Any] = {
+        "pool": config.Pool(size=5, overflow=5, timeout=10.0),
+        "fleet": Fleet(instances=2, workers=2, threads=5, request_timeout=30),
+        "server": Server(max_connections=100),
+        "settings": {"statement_timeout": "9000", "idle_in_transaction_session_timeout": "60000"},
+        "activity": (Activity(name="shop", user="app", total=4, active=1, idle=3, in_transaction=0, oldest=0.0),),
+    }
+    return Facts(**(good | changed))
+
+
+def bouncing(version: tuple[int, int, int] = (1, 25, 2), **changed: str) -> Bouncer:
+    known = {
+        "default_pool_size": "20",
+        "query_wait_timeout": "10",
+        "server_lifetime": "3600",
+        "max_prepared_statements": "200",
+        "min_pool_size": "2",
+    }
+    return Bouncer(
+        version=version,
+        config=known | changed,
+        databases=({"name": "shop", "pool_size": 20, "reserve_pool": 0, "max_connections": 0},),
+        pools=({"database": "shop", "user": "app"},),
+    )
+
+
+def verdicts(given: Facts) -> dict[str, str]:
+    return {ruling.code: ruling.verdict for ruling in check(given)}
+
+
+def test_good_pools_break_no_rule() -> None:
+    assert set(verdicts(facts()).values()) <= {"good", "unknown"}
+    assert set(verdicts(facts(bouncer=bouncing())).values()) == {"good"}
+
+
+@pytest.mark.parametrize(
+    ("code", "given"),
+    [
+        ("PL01", facts(fleet=Fleet(instances=4, workers=4))),
+        ("PL02", facts(bouncer=replace(bouncing(), pools=tuple({"database": "shop", "user": u} for u in "abcde")))),
+        (
+            "PL03",
+            facts(
+                bouncer=replace(
+                    bouncing(),
+                    databases=({"name": "shop", "pool_size": 0, "reserve_pool": 0, "max_connections": 0},),
+                )
+            ),
+        ),
+        ("PL04", facts(bouncer=bouncing(default_pool_size="6"))),
+        ("PL05", facts(settings={"statement_timeout": "0", "idle_in_transaction_session_timeout": "1"})),
+        ("PL05", facts(fleet=Fleet(request_timeout=5))),
+        ("PL05", facts(bouncer=bouncing(query_wait_timeout="120"))),
+        ("PL06", facts(bouncer=bouncing((1, 18, 0)))),
+        ("PL06", facts(bouncer=bouncing(max_prepared_statements="0"))),
+        (
+            "PL08",
+            facts(
+                activity=(Activity(name="x", user="app", total=1, active=0, idle=0, in_transaction=1, oldest=100.0),)
+            ),
+        ),
+        ("PL08", facts(settings={"statement_timeout": "9000", "idle_in_transaction_session_timeout": "0"})),
+        ("PL09", facts(fleet=Fleet(threads=10, nested=2))),
+        ("PL10", facts(activity=(Activity(name="", user="a", total=1, active=0, idle=1, in_transaction=0, oldest=0),))),
+        ("PL11", facts(pool=config.Pool(size=5, overflow=5, pre_ping=False, timeout=10), replicas=1)),
+    ],
+)
+def test_each_rule_can_be_broken(code: str, given: Facts) -> None:
+    assert verdicts(given)[code] == "wrong"
+
+
+def test_cold_starts_are_told() -> None:
+    assert verdicts(facts(bouncer=bouncing(min_pool_size="0")))["PL12"] == "unknown"
+
+
+def test_rules_have_a_section() -> None:
+    text = Path(__file__).parent.parent.joinpath("docs/errors.d/cluster.md")
+    sections = (text if text.exists() else text.parent.parent / "errors.md").read_text(encoding="utf-8")
+    for number in range(1, 13):
+        assert f"## pl{number:02}\n" in sections
+
+
+# The command line, on a live server.
+
+
+@pytest.fixture
+def toml(database: str, tmp_path: Path) -> Path:
+    file = tmp_path / "dbscale.toml"
+    file.write_text(f'[databases.shop]\nurl = "{database}"\n[pool]\nsize = 3\noverflow = 2\n')
+    return file
+
+
+def test_show_tells_who_uses_connections(toml: Path, database: str) -> None:
+    with psycopg.connect(database, application_name="a tester"):
+        done = CliRunner().invoke(pool, ["show", "--config", str(toml), "--json"])
+    (node,) = json.loads(done.stdout)["nodes"]
+    names = {entry["name"]: entry for entry in node["activity"]}
+    assert names["a tester"]["total"] == 1
+    assert node["used"] >= 1
+
+
+def test_size_asks_the_server(toml: Path) -> None:
+    arguments = ["size", "--config", str(toml), "--rate", "100", "--hold", "20", "--json"]
+    done = CliRunner().invoke(pool, arguments)
+    answer = json.loads(done.stdout)
+    assert answer["fits"] is True
+    assert answer["terms"][0]["name"] == "budget"
+    assert answer["terms"][0]["value"] == 60 - 3 - 3
+
+
+def test_metrics_are_served_and_read_back(toml: Path, database: str) -> None:
+    pytest.importorskip("prometheus_client")
+    port = bouncer._free_port()
+    settings = config.load(toml)
+    with dbscale.open(settings) as cluster:
+        serving = cluster.serve_metrics(port)
+        try:
+            url = f"http://127.0.0.1:{port}/metrics"
+            over = threading.Event()
+
+            def work() -> None:
+                while not over.is_set():
+                    with cluster.read() as connection:
+                        connection.execute(sa.text("SELECT pg_sleep(0.01)"))
+
+            threads = [threading.Thread(target=work) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            shown = CliRunner().invoke(pool, ["show", "--config", str(toml), "--metrics", url, "--json"])
+            arguments = ["size", "--config", str(toml), "--metrics", url, "--seconds", "1.5", "--json"]
+            sized = CliRunner().invoke(pool, arguments)
+            over.set()
+            for thread in threads:
+                thread.join()
+        finally:
+            serving.shutdown()
+    (pools,) = json.loads(shown.stdout)["pools"]
+    assert (pools["node"], pools["pool"], pools["max"]) == ("shop", "sync", 5)
+    busy = {term["name"]: term["value"] for term in json.loads(sized.stdout)["terms"]}["busy"]
+    assert 1 <= busy <= 2.2  # two threads that hold a connection nearly all the time
+
+
+def test_queries_are_timed_with_an_edge_at_500_ms(toml: Path) -> None:
+    with dbscale.open(config.load(toml)) as cluster:
+        with cluster.read() as connection:
+            connection.execute(sa.text("SELECT pg_sleep(0.3)"))
+            connection.execute(sa.text("SELECT pg_sleep(0.6)"))
+        histogram = cluster.metrics.histogram("dbscale_query_seconds", node="shop", role="primary", kind="select")
+        counts = dict(zip((*EDGES, float("inf")), histogram.buckets, strict=True))
+    assert (counts[0.5], counts[1.0]) == (1, 1)
+
+
+def test_alert_rules_pass_promtool(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        absent("promtool is not on this machine")
+    done = CliRunner().invoke(pool, ["alerts"])
+    (tmp_path / "alerts.yml").write_text(done.stdout)
+    shutil.copy(Path(__file__).parent / "alerts_test.yml", tmp_path)
+    result = subprocess.run(
+        [str(promtool), "test", "rules", "alerts_test.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
