@@ -16,7 +16,7 @@ from dbscale import apply, catalog
 from dbscale.cli import run
 from dbscale.errors import ConfigError, Unfinished
 from dbscale.plan import Plan
-from dbscale.shards import file, partitions, targets
+from dbscale.shards import fence, file, partitions, targets
 from dbscale.shards.audit import Statement, audit
 from dbscale.shards.check import check
 from dbscale.shards.gather import gather
@@ -436,7 +436,7 @@ def test_the_command_line(folder: Path, deployment: Deployment, capsys: pytest.C
     answer("check", status=1)
     assert answer("route", "farms", "150") == "s2\n"
     answer("route", "farms", "500", status=1)
-    assert "because  farms.id is 5" in answer("route", "--sql", "SELECT * FROM farms WHERE id = $1", "--arg", "5",
+    assert "because  the key is 5" in answer("route", "--sql", "SELECT * FROM farms WHERE id = $1", "--arg", "5",
                                               "--explain")  # fmt: skip
     answer("apply", "farms", status=2)
     assert "steps" in answer("apply", "farms", "--dry-run")
@@ -470,3 +470,25 @@ def test_a_run_that_fails_half_way_goes_on_when_it_is_planned_again(deployment: 
     deployment("two", "DROP SEQUENCE farms_ids_f1")
     deployment.apply(farms)
     assert deployment.plan(farms).steps == ()
+
+
+def test_the_fence_holds_against_an_old_epoch_also_under_repeatable_read(deployment: Deployment, farms: Map) -> None:
+    deployment.apply(farms)
+    with psycopg.connect(deployment.urls["two"]) as client:
+        assert fence.epochs(client, "farms") == {"f1": 1}
+        client.rollback()
+        client.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        client.execute("SELECT 1 FROM farms")
+        deployment("two", "UPDATE dbscale.owned_ranges SET state = 'fenced', epoch = 2")
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            fence.hold(client, "farms", "f1", 1)
+        client.rollback()
+        with pytest.raises(fence.StaleMap):
+            fence.hold(client, "farms", "f1", 1)
+        client.rollback()
+        deployment("two", "UPDATE dbscale.owned_ranges SET state = 'owned'")
+        fence.hold(client, "farms", "f1", 2)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            deployment("two", "SET lock_timeout = '100ms'; UPDATE dbscale.owned_ranges SET state = 'fenced'")
+    with psycopg.connect(deployment.urls["one"]) as other:
+        assert fence.epochs(other, "sales") == {}

@@ -84,7 +84,7 @@ def route_statement(maps: Maps, query: Query, arguments: Sequence[Any] | Mapping
         if type(value) is int and map_.key in INTEGERS:
             range_ = shard_for(map_, value)
             return Route(
-                kind="single", shards=(range_.shard,), ranges=(range_.id,), map=map_.name, why=f"${number} is its key"
+                kind="single", shards=(range_.shard,), ranges=(range_.id,), map=map_.name, why=f"the key is {value}"
             )
     return _Router(maps, query, query.arguments(arguments) if arguments else ()).route()
 
