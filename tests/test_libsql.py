@@ -20,7 +20,7 @@ from dbscale.drivers.hrana import parse
 from dbscale.drivers.libsql import LibsqlSource, SnapshotLost
 from dbscale.drivers.source import TooLarge
 from dbscale.drivers.sqlite import SqliteSource
-from dbscale.drivers.turso import Admin, writes_blocked
+from dbscale.drivers.turso import Admin, admin_of, writes_blocked
 from dbscale.errors import ConfigError, Missing, SourceError, Unreachable
 from dbscale.migrate import encode
 from dbscale.migrate.source import read_schema
@@ -615,6 +615,17 @@ def test_writes_blocked_already_stay_blocked(sqld: START) -> None:
             pass
         assert config(server)["block_writes"]
     assert not config(server)["block_writes"]
+
+
+def test_who_may_block_writes_is_named_by_the_environment() -> None:
+    cloud = {"TURSO_ORGANIZATION": "me", "TURSO_API_TOKEN": "secret"}
+    admin = admin_of("shop-me.turso.io", cloud)
+    assert (admin.organization, admin.database, admin.token) == ("me", "shop-me.turso.io", "secret")
+    assert "secret" not in repr(admin)
+    assert admin_of("10.0.0.1", {"SQLD_ADMIN_URL": "http://10.0.0.1:8082"}).url == "http://10.0.0.1:8082"
+    for host, names in (("shop-me.turso.io", {"TURSO_ORGANIZATION": "me"}), ("10.0.0.1", cloud)):
+        with pytest.raises(ConfigError, match="must be set"):
+            admin_of(host, names)
 
 
 def test_the_admin_api_wants_its_key(sqld: START) -> None:

@@ -70,9 +70,18 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def migrate(source: str, target: str, *, code: int = 0) -> str:
+def migrate(source: str, target: str, *options: str, code: int = 0) -> str:
     """Run the command; what it says on stdout and stderr."""
-    command = [sys.executable, "-c", "from dbscale.cli import main; main()", "migrate", source, target, "--yes"]
+    command = [
+        sys.executable,
+        "-c",
+        "from dbscale.cli import main; main()",
+        "migrate",
+        source,
+        target,
+        "--yes",
+        *options,
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == code, done.stdout
     return done.stdout
@@ -137,3 +146,17 @@ def test_a_wrong_token_says_so(sqld: Callable[..., Sqld], new_database: Callable
     output = migrate(f"{server.url}?authToken={token}", new_database(), code=3)
     assert "does not accept the token" in output
     assert token not in output
+
+
+def test_writes_are_held_on_request(
+    sqld: Callable[..., Sqld],
+    new_database: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    serve_file(tmp_path / "served", fill)
+    server = sqld("served")
+    assert "SQLD_ADMIN_URL" in migrate(server.url, new_database(), "--hold-writes", code=2)
+    monkeypatch.setenv("SQLD_ADMIN_URL", f"http://127.0.0.1:{server.admin}")
+    assert "verified" in migrate(server.url, new_database(), "--hold-writes")
+    server.run("DELETE FROM pair")

@@ -40,7 +40,7 @@ def open_source(config: Config, reference: str, *, copy_first: bool = False, hol
     if place.kind == "libsql":
         from dbscale.drivers.libsql import open_source as open_libsql
 
-        return open_libsql(place)
+        return open_libsql(place, hold_writes=hold_writes)
     raise ConfigError(
         f"{place.title} is PostgreSQL: the source is a SQLite or libSQL database",
         where=reference,

@@ -20,7 +20,7 @@ from dbscale.config import Location
 from dbscale.drivers.guard import guarded, is_explain, is_select, pragma_table
 from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, log_id, parse, too_large
 from dbscale.drivers.source import Value
-from dbscale.drivers.turso import Admin, writes_blocked
+from dbscale.drivers.turso import Admin, admin_of, writes_blocked
 from dbscale.errors import DbscaleError, Finding, SourceError, Unreachable
 
 MOST_READERS = 4
@@ -46,8 +46,13 @@ class SnapshotLost(SourceError):
     section = "snapshot-lost"
 
 
-def open_source(location: Location, *, frozen: bool = False, admin: Admin | None = None) -> LibsqlSource:
-    """The source at a location of kind `libsql`; nothing is asked of the server yet."""
+def open_source(location: Location, *, hold_writes: bool = False, frozen: bool = False) -> LibsqlSource:
+    """The source at a location of kind `libsql`; nothing is asked of the server yet.
+
+    `hold_writes`: have the server refuse writes while it is read; ConfigError where the environment names nobody who
+    may (see `turso.admin_of`).
+    """
+    admin = admin_of(parse(location.address).host) if hold_writes else None
     return LibsqlSource(location.address, location.token, frozen=frozen, admin=admin)
 
 

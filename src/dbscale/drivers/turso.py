@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,27 @@ class Admin:
     database: str = "default"
     """The namespace of a self-hosted server; for Turso Cloud, the database's name or its host."""
     token: str = field(default="", repr=False)
+
+
+def admin_of(host: str, environment: Mapping[str, str] = os.environ) -> Admin:
+    """Who can block the writes of the database at `host`, by environment variables; ConfigError where they say nothing.
+
+    Turso Cloud: `TURSO_ORGANIZATION` and `TURSO_API_TOKEN`. Self-hosted: `SQLD_ADMIN_URL`, and `SQLD_ADMIN_KEY` where
+    the server wants one.
+    """
+    cloud = host.endswith(".turso.io")
+    wanted = ("TURSO_ORGANIZATION", "TURSO_API_TOKEN") if cloud else ("SQLD_ADMIN_URL",)
+    for name in wanted:
+        if not environment.get(name):
+            raise ConfigError(
+                f"to have {host} refuse writes, {' and '.join(wanted)} must be set",
+                where=name,
+                try_=f"export {name}=…; or read a branch or a copy, without --hold-writes",
+            )
+    if cloud:
+        organization, token = (environment[name] for name in wanted)
+        return Admin(organization=organization, database=host, token=token)
+    return Admin(url=environment["SQLD_ADMIN_URL"], token=environment.get("SQLD_ADMIN_KEY", ""))
 
 
 @contextmanager
