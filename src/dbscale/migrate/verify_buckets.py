@@ -7,9 +7,9 @@ in one pass, in whatever order. Buckets whose count or sums differ are looked at
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -26,15 +26,10 @@ ROWS_A_BUCKET = 2000
 MOST_BUCKETS = 32_768
 MOST_LOOKED_AT = 100_000
 """Rows of differing buckets that are looked at one by one; with more, the counts are the least there are."""
-CHUNK = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class _Hashed:
-    """A row of the source: where it can be found again, and the hash of its line."""
-
-    place: int
-    hash: bytes
+_PARTS = struct.Struct(">H6xqq8x")
+"""Of a hash: the bits that choose the bucket, and the two numbers that are added up."""
 
 
 def check_table(
@@ -44,12 +39,15 @@ def check_table(
     report = check.report()
     buckets = min(MOST_BUCKETS, 1 + check.load.rows // ROWS_A_BUCKET)
     mine: dict[int, list[int]] = {}
-    for rows, apart in _hashes(check, reader, connection):
-        for row in rows:
-            _add(mine.setdefault(_bucket(row.hash, buckets), [0, 0, 0]), row.hash)
-        report.source_rows += len(rows) + apart
+    for _, hashes, apart in _hashes(check, reader, connection):
+        for bits, first, second in map(_PARTS.unpack, hashes):
+            sums = mine.setdefault(bits % buckets, [0, 0, 0])
+            sums[0] += 1
+            sums[1] += first
+            sums[2] += second
+        report.source_rows += len(hashes) + apart
         report.quarantined += apart
-        progress(len(rows) + apart)
+        progress(len(hashes) + apart)
     theirs = _target_sums(check, connection, buckets)
     report.target_rows = sum(sums[0] for sums in theirs.values())
     differing = [bucket for bucket in mine.keys() | theirs.keys() if mine.get(bucket) != theirs.get(bucket)]
@@ -58,16 +56,6 @@ def check_table(
         missing, extra = _unmatched(check, reader, connection, looked_at, buckets)
         _pair(check, report, missing, extra)
     return report
-
-
-def _bucket(hash_: bytes, buckets: int) -> int:
-    return int.from_bytes(hash_[:2]) % buckets
-
-
-def _add(sums: list[int], hash_: bytes) -> None:
-    sums[0] += 1
-    sums[1] += int.from_bytes(hash_[8:16], signed=True)
-    sums[2] += int.from_bytes(hash_[16:24], signed=True)
 
 
 def _hashed_sql(check: TableCheck, columns: str = "") -> str:
@@ -115,14 +103,14 @@ def _unmatched(
     theirs = Counter(bytes.fromhex(hash_) for (hash_,) in connection.execute(sql.encode()))
     wanted = set(differing)
     places: list[int] = []
-    for rows, _ in _hashes(check, reader, connection):
-        for row in rows:
-            if _bucket(row.hash, buckets) not in wanted:
+    for chunk, hashes, _ in _hashes(check, reader, connection):
+        for place, hash_ in zip(chunk, hashes, strict=True):
+            if _PARTS.unpack(hash_)[0] % buckets not in wanted:
                 continue
-            if theirs[row.hash]:
-                theirs[row.hash] -= 1
+            if theirs[hash_]:
+                theirs[hash_] -= 1
             else:
-                places.append(row.place)
+                places.append(place)
     missing = [next(check.encoder.stored(reader, place, place)) for place in places]
     return missing, _extra_rows(check, connection, +theirs)
 
@@ -189,8 +177,8 @@ def _label(check: TableCheck, key: list[int], values: Sequence[str]) -> str:
 # ── the source, hashed row by row ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _hashes(check: TableCheck, reader: Reader, connection: Connection) -> Iterator[tuple[list[_Hashed], int]]:
-    """The source's rows in chunks, and how many of each chunk were kept apart."""
+def _hashes(check: TableCheck, reader: Reader, connection: Connection) -> Iterator[tuple[list[int], list[bytes], int]]:
+    """The source's rows in chunks: where each is, its line's hash, and how many of the chunk were kept apart."""
     for places, lines, documents in _chunks(check, reader):
         rows: dict[int, Row] = {}
         if check.has_apart or any(line is None for line in lines):
@@ -202,10 +190,7 @@ def _hashes(check: TableCheck, reader: Reader, connection: Connection) -> Iterat
         for column in documents:
             for at, text in enumerate(_printed(check, connection, [column[i] for i in kept])):
                 written[at] += b"\n" + text
-        yield (
-            [_Hashed(places[at], hashlib.sha256(line).digest()) for at, line in zip(kept, written, strict=True)],
-            len(apart),
-        )
+        yield [places[at] for at in kept], [hashlib.sha256(line).digest() for line in written], len(apart)
 
 
 def _chunks(check: TableCheck, reader: Reader) -> Iterator[tuple[list[int], list[Value], list[list[Value]]]]:
