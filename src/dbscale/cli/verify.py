@@ -20,7 +20,6 @@ from dbscale.cli.migrate import make_options, selection
 from dbscale.cli.places import Target
 from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
-from dbscale.errors import redact
 from dbscale.migrate import plan as planning
 from dbscale.migrate.plan import Migration
 from dbscale.migrate.verify import Report
@@ -127,7 +126,7 @@ def _kept_apart(migration: Migration, target: Target, run: int | None) -> dict[s
     schema = migration.options.state_schema
     with postgres.connect(target.url, name="dbscale verify") as connection, postgres.reading(connection):
         if run is None:
-            reference = redact(migration.plan.databases["source"])
+            reference = migration.plan.databases["source"]
             done = (each.id for each in catalog.runs(connection, schema) if each.source == reference)
             run = next(done, None)
         if run is None:
