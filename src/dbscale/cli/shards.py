@@ -447,8 +447,9 @@ def _rewrite(old: Map, new: Map, *, dry_run: bool, yes: bool, as_json: bool) -> 
 
 @shards.command("credentials", hidden=True)
 @click.argument("databases", nargs=-1, required=True)
+@click.option("--on", required=True, metavar="DATABASE")
 @click.option("--config", metavar="FILE")
-def credentials_command(databases: tuple[str, ...], *, config: str | None) -> None:
+def credentials_command(databases: tuple[str, ...], *, on: str, config: str | None) -> None:
     """A step of the fdw target's plan: this role's user and password on each foreign server, from dbscale.toml."""
     from psycopg import conninfo
 
@@ -456,7 +457,7 @@ def credentials_command(databases: tuple[str, ...], *, config: str | None) -> No
     from dbscale.shards import fdw
 
     settings = configuration.load(config)
-    home = places.open_target(settings, settings.shards["home"])
+    home = places.open_target(settings, on)
     with postgres.connect(home.url) as connection, connection.transaction():
         for database in databases:
             parts = conninfo.conninfo_to_dict(places.open_target(settings, database).url)

@@ -68,7 +68,7 @@ def _servers(facts: Facts, owners: dict[str, tuple[Range, ...]]) -> Iterator[Sql
         run = "from dbscale.cli import main; main()"
         yield Command(
             does=f"give this role its credentials on {', '.join(missing)}",
-            argv=(sys.executable, "-c", run, "shards", "credentials", *facts.config, *missing),
+            argv=(sys.executable, "-c", run, "shards", "credentials", *facts.config, "--on", facts.home, *missing),
             undo="",
         )
 
