@@ -280,3 +280,55 @@ def test_nothing_makes_it_fail(sql: str) -> None:
     for style in ("numeric", "format", "named"):
         query = parse(sql, style)  # type: ignore[arg-type]
         assert query.blocks or query.unsure
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM t TABLESAMPLE SYSTEM (1) WHERE a=1",
+        "SELECT * FROM ROWS FROM (generate_series(1,2), unnest(ARRAY[1])) WITH ORDINALITY AS x",
+        "SELECT * FROM t, LATERAL (SELECT * FROM u WHERE u.a=t.a) x",
+        "SELECT * FROM (VALUES (1),(2)) v(a)",
+        "SELECT * FROM XMLTABLE('/a' PASSING '<a/>' COLUMNS x int PATH 'b')",
+        "SELECT * FROM JSON_TABLE('[]', '$' COLUMNS (a int PATH '$.a')) j",
+        "MERGE INTO t USING u ON t.a=u.a WHEN MATCHED THEN DELETE",
+        "WITH x AS (MERGE INTO t USING u ON t.a=u.a WHEN MATCHED THEN DELETE RETURNING t.a) SELECT * FROM x",
+        "UPDATE t SET a[1]=2, b.c=3 WHERE CURRENT OF cur",
+        "INSERT INTO t (a[1], b.c) VALUES (1,2)",
+        "INSERT INTO t SELECT * FROM u UNION SELECT * FROM v",
+        "INSERT INTO t WITH x AS (SELECT 1) SELECT * FROM x",
+        "INSERT INTO t TABLE u",
+        "INSERT INTO t (a) VALUES ((SELECT max(a) FROM t))",
+        "SELECT a FROM t WHERE (a,b) IN ((1,2),(3,4))",
+        "SELECT a FROM t WHERE (a,b) IN (SELECT 1,2)",
+        "SELECT a FROM t WHERE a > ALL (SELECT 1)",
+        "SELECT a FROM t WHERE ROW(a,b) = ROW(1,2) AND (a,b) OVERLAPS (1,2)",
+        "SELECT * FROM t JOIN (u JOIN v USING (b)) AS j USING (a)",
+        "SELECT * FROM t JOIN u USING (a) AS x WHERE x.a=1",
+        "SELECT t FROM t",
+        "SELECT t.* FROM t ORDER BY t.*",
+        "SELECT count(*) FROM t GROUP BY GROUPING SETS ((a),())",
+        "SELECT CASE WHEN a=1 THEN (SELECT 1 FROM u) END FROM t",
+        "VALUES (1)",
+        "SELECT * FROM only (t)",
+        'SELECT * FROM t WHERE a = $1 COLLATE "C"',
+        "DELETE FROM t USING u WHERE t.a=u.a RETURNING *",
+        "SELECT 1e400, 0x1F, 0b11, 1_000, B'10'",
+        "SELECT * FROM a.b.c WHERE a.b.c.d=1",
+        "INSERT INTO t DEFAULT VALUES ON CONFLICT ON CONSTRAINT x DO NOTHING",
+        "SELECT * FROM t WHERE NOT (a,b) = (1,2) AND a IS JSON",
+        "TABLE t",
+        "SELECT FROM t",
+        "UPDATE t SET (a,b) = (SELECT 1,2)",
+        "SELECT a.b.c FROM t",
+        "SELECT (t).a FROM t",
+        "SELECT * FROM t WHERE a = 0x1F AND b=1_000",
+        "select * from f(1) as (a int)",
+        "select * from t where a operator(pg_catalog.=) 1",
+    ],
+)
+def test_the_odd_corners_of_the_grammar(sql: str) -> None:
+    query = parse(sql)
+    assert query.verb != "unknown"
+    assert query.blocks or query.unsure
+    assert all(table.name in "tuvc" for table in query.tables)

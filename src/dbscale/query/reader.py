@@ -273,6 +273,9 @@ class Reader(Expressions):
         item = getattr(node, kind)
         if kind == "join_expr":
             return self._join(item, level, filters, number)
+        if kind == "range_table_sample":
+            self._subqueries([*item.args, item.repeatable], number)
+            return self._item(item.relation, level, filters, number)
         if kind == "range_var":
             derived = None if item.schemaname else self._cte(item.relname, number)
             if derived is None:
@@ -288,9 +291,7 @@ class Reader(Expressions):
         else:
             derived = Derived()
             self._subqueries([node], number)
-            if kind == "range_table_sample":
-                self._item(item.relation, Level(), filters, number)
-        if item.alias.colnames if kind != "range_table_sample" else False:
+        if item.alias.colnames:
             derived = Derived()
         level.items.append((item.alias.aliasname or getattr(item, "relname", ""), derived))
         return derived.tables
