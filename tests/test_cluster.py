@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -606,3 +608,25 @@ def _carries(writer: Any, stranger: Any, path: str, other: str) -> None:
     assert stranger.get(path, headers={"X-Dbscale-Token": token}).json() == {"name": "carried"}
     forged = token.partition("~")[0] + "~" + "0" * 32
     assert stranger.get(path, headers={"X-Dbscale-Token": forged}).json() != {"name": "carried"}
+
+
+# The whole, under a storm.
+
+
+@pytest.mark.slow
+def test_no_stale_and_no_failed_read_in_a_storm() -> None:
+    """Two replicas, one late by seconds, one killed at random; scripts/bench_cluster.py shows the same for 100,000."""
+    file = Path(__file__).parent.parent / "scripts" / "bench_cluster.py"
+    spec = importlib.util.spec_from_file_location("bench_cluster", file)
+    assert spec is not None
+    assert spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    sys.modules["bench_cluster"] = bench
+    spec.loader.exec_module(bench)
+    blind = bench.storm(reads=2000, kill=False, tokens=False)
+    assert blind.stale > 0, "the storm is too mild to prove anything"
+    figures = bench.storm(reads=20_000)
+    assert figures.errors == []
+    assert (figures.stale, figures.failed_reads, figures.reads) == (0, 0, 20_000)
+    assert figures.kills > 0
+    assert figures.on_replicas > 0

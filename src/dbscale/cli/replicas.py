@@ -175,7 +175,8 @@ def add(
     if not plan.steps:
         output.say("nothing to do: it is so already")
         return 0
-    _draw(plan, as_json=as_json and (dry_run or not (embedded or analytics)))
+    carried_out = (embedded or bool(analytics)) and not dry_run and not plan.blockers
+    _draw(plan, as_json=as_json, answer=not (as_json and carried_out))
     if plan.blockers:
         return 1
     if dry_run or not (embedded or analytics):
@@ -287,7 +288,7 @@ def promote(
     if not plan.steps:
         output.say(f"{chosen.name} is a primary already")
         return 0
-    _draw(plan, as_json=as_json and (dry_run or bool(plan.blockers)))
+    _draw(plan, as_json=as_json, answer=dry_run or bool(plan.blockers) or not as_json)
     if plan.blockers or dry_run:
         return 1 if plan.blockers else 0
     output.confirm(f"{plan.title}?", yes=yes)
@@ -359,9 +360,8 @@ def _one(settings: Config, database: str | None) -> tuple[str, str, tuple[Member
     return found[0]
 
 
-def _draw(plan: Plan, *, as_json: bool) -> None:
-    if as_json:
-        output.answer(plan.to_json())
-    else:
-        output.answer(plan.to_sql().rstrip())
+def _draw(plan: Plan, *, as_json: bool, answer: bool) -> None:
+    """Show a plan; where it is carried out and the answer is JSON, its findings alone."""
+    if answer:
+        output.answer(plan.to_json() if as_json else plan.to_sql().rstrip())
     output.show_findings(plan.findings)

@@ -1,0 +1,351 @@
+"""Replicas: made, looked at where the common formulas lie, waited for, promoted; and a role that only reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from dbscale import apply
+from dbscale.cli.replicas import replicas
+from dbscale.cluster.replicas import (
+    ROLE,
+    assess,
+    notices,
+    plan_analytics,
+    plan_embedded,
+    plan_promotion,
+    plan_server,
+    read_grants,
+)
+from dbscale.cluster.survey import Member, survey, wait
+from dbscale.drivers import embedded, programs, replication
+from dbscale.drivers.replication import Place, Sender, Sending, Slot, Standby, normalised
+from dbscale.plan import Command, Plan
+from fix_postgres import QUICK, binaries
+
+PRIMARY = Place(system="1", timeline=1, recovery=False, lsn=1000, receiving=None)
+REPLICA = Place(system="1", timeline=1, recovery=True, lsn=1000, receiving=True)
+STANDBY = Standby(paused=False, delay_ms=0, slot="r", since_commit=3600.0, settings={}, version=180000)
+SENDING = Sending(
+    senders=(Sender(name="r", state="streaming", replayed=1000, sync="async"),),
+    slots=(Slot(name="r", active=True, retained=64, status="reserved"),),
+    settings={
+        "wal_level": "replica",
+        "max_wal_senders": "10",
+        "max_replication_slots": "10",
+        "max_slot_wal_keep_size": "1024",
+        "wal_log_hints": "on",
+        "max_connections": "100",
+    },
+    version=180000,
+    free_senders=9,
+)
+
+
+def assessed(place: Place = REPLICA, standby: Standby | None = STANDBY, primary: Place = PRIMARY) -> Any:
+    return assess(
+        "r1", "replica", "", primary=primary, sampled=10.0, place=place, standby=standby, sending=SENDING, now=10.02
+    )
+
+
+def test_on_an_idle_primary_a_replica_is_not_behind() -> None:
+    """The last commit is an hour old; the lag is not."""
+    status = assessed()
+    assert (status.state, status.lag_bytes, status.lag_bound) == ("streaming", 0, None)
+    assert status.lag_seconds == pytest.approx(0.02)
+
+
+def test_a_replica_that_lost_its_connection_is_behind() -> None:
+    status = assessed(replace(REPLICA, lsn=400, receiving=False))
+    assert (status.state, status.lag_bytes, status.lag_seconds, status.lag_bound) == ("disconnected", 600, None, 3600.0)
+
+
+def test_what_a_replica_may_be() -> None:
+    assert assessed(replace(REPLICA, system="2")).state == "foreign"
+    assert assessed(replace(REPLICA, recovery=False), None).state == "promoted"
+    assert assessed(standby=replace(STANDBY, paused=True)).state == "paused"
+    assert "timeline 1" in assessed(primary=replace(PRIMARY, timeline=2)).says
+    assert assessed(primary=replace(PRIMARY, timeline=2)).lag_seconds is None
+    assert "3 s late" in assessed(standby=replace(STANDBY, delay_ms=3000)).says
+
+
+def test_what_is_noticed() -> None:
+    dead = replace(SENDING, slots=(Slot(name="gone", active=False, retained=10**9, status="extended"),))
+    unlimited = replace(dead, settings=dead.settings | {"max_slot_wal_keep_size": "-1"})
+    assert {
+        f.code for f in notices([assessed()], SENDING, {"r1": replace(STANDBY, settings=SENDING.settings)})
+    } == set()
+    assert {f.code for f in notices([], dead, {})} == {"slot-inactive"}
+    assert {f.code for f in notices([], unlimited, {})} == {"slot-inactive", "slot-unlimited"}
+    low = replace(STANDBY, settings={"max_connections": "50"})
+    codes = [f.code for f in notices([assessed(replace(REPLICA, receiving=False))], SENDING, {"r1": low})]
+    assert "replica-not-streaming" in codes
+    assert "replica-setting" in codes
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (0x3000028, 0x3000000),  # 40 behind a segment's start
+        (0x3002018, 0x3002000),  # 24 behind a page's start
+        (0x3002028, 0x3002028),  # 40 behind a page's start is a record
+        (0x3000018, 0x3000000),
+        (0x3000100, 0x3000100),
+    ],
+)
+def test_positions_at_page_boundaries(raw: int, expected: int) -> None:
+    assert normalised(raw) == expected
+
+
+def test_positions_as_text() -> None:
+    assert replication.as_number(replication.as_text(0x1_2345_6789)) == 0x1_2345_6789
+
+
+# Promotion, as a plan.
+
+
+def promotion(**changed: Any) -> Plan:
+    given: dict[str, Any] = {"place": REPLICA, "standby": STANDBY, "primary": None, "others": {}}
+    return plan_promotion("r1", **(given | changed))
+
+
+def test_a_promotion_when_all_is_well() -> None:
+    plan = promotion()
+    assert not plan.blockers
+    assert [step.sql for step in plan.steps] == ["SELECT pg_promote(true, 60)"]  # type: ignore[union-attr]
+    assert plan.steps[0].undo is None
+
+
+@pytest.mark.parametrize(
+    ("code", "changed"),
+    [
+        ("primary-alive", {"primary": PRIMARY}),
+        ("replica-behind", {"others": {"r2": replace(REPLICA, lsn=2000)}}),
+        ("replica-behind", {"others": {"r2": replace(REPLICA, timeline=2)}}),
+        ("replica-paused", {"standby": replace(STANDBY, paused=True)}),
+    ],
+)
+def test_what_blocks_a_promotion(code: str, changed: dict[str, Any]) -> None:
+    assert [finding.code for finding in promotion(**changed).blockers] == [code]
+
+
+def test_a_primary_is_not_promoted_again() -> None:
+    assert promotion(place=PRIMARY, standby=None).steps == ()
+
+
+def test_what_keeps_a_primary_from_feeding_another_replica() -> None:
+    full = replace(SENDING, free_senders=1, settings=SENDING.settings | {"wal_level": "minimal"})
+    plan = plan_server("shop", "postgresql://db/shop", name="r9", directory="/d", sending=full, role_exists=True)
+    assert [finding.code for finding in plan.blockers] == ["replica-obstacle", "replica-obstacle"]
+
+
+def test_the_plan_holds_no_password() -> None:
+    url = "postgresql://app:geheim@db:5433/shop?sslmode=verify-full"
+    plan = plan_server("shop", url, name="r9", directory="/d", sending=SENDING, role_exists=False)
+    assert "geheim" not in plan.to_json()
+    backup = next(step for step in plan.steps if isinstance(step, Command))
+    assert "host=db port=5433 sslmode=verify-full" in " ".join(backup.argv)
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_the_next_embedded_replica_takes_a_free_name() -> None:
+    (step,) = plan_embedded("shop", "main", ["main", "main_replica_1"]).steps
+    assert "main_replica_2" in step.does
+
+
+# Real servers.
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A directory of embedded servers of its own, and a dbscale.toml for a database `shop` with one replica."""
+    root = Path(tempfile.mkdtemp(prefix="dbscale-test-"))
+    root.chmod(0o755)
+    monkeypatch.setenv("DBSCALE_DATA", str(root))
+    embedded.up("shop", settings=QUICK)
+    yield root
+    for server in embedded.status():
+        if not server.primary:
+            embedded.down(server.name)
+    shutil.rmtree(root)
+
+
+def toml(place: Path, *names: str) -> Path:
+    file = place / "dbscale.toml"
+    entries = ", ".join(f'{{ url = "embedded:{name}" }}' for name in names)
+    file.write_text(f'[databases.shop]\nurl = "embedded:shop"\nreplicas = [ {entries} ]\n')
+    return file
+
+
+def call(*arguments: str) -> Any:
+    return CliRunner().invoke(replicas, list(arguments), catch_exceptions=False, standalone_mode=False)
+
+
+def test_a_replica_is_added_shown_awaited_and_promoted(place: Path) -> None:
+    file = toml(place)
+    shown = call("add", "--config", str(file), "--dry-run")
+    assert "shop_replica_1" in shown.stdout
+    assert [server.name for server in embedded.status()] == ["shop"]
+
+    assert call("add", "--config", str(file), "--yes").return_value == 0
+    toml(place, "shop_replica_1")
+    waited = call("wait", "--config", str(file), "--max-lag", "1", "--json")
+    assert waited.return_value == 0
+    assert json.loads(waited.stdout)["lag_seconds"]["shop.replica1"] <= 1
+    seen = json.loads(call("show", "--config", str(file), "--json").stdout)["databases"][0]["replicas"][0]
+    assert (seen["state"], seen["slot"], seen["lag_bytes"]) == ("streaming", "shop_replica_1", 0)
+    assert seen["lag_seconds"] < 5
+
+    refused = call("promote", "replica1", "--config", str(file), "--yes")
+    assert refused.return_value == 1
+    assert "primary-alive" in refused.stderr
+    promoted = call("promote", "replica1", "--config", str(file), "--stop-primary", "--yes", "--json")
+    assert json.loads(promoted.stdout) == {"promoted": "shop.replica1", "timeline": 2}
+    servers = {server.name: server for server in embedded.status()}
+    assert (servers["shop"].running, servers["shop_replica_1"].primary) == (False, "")
+    with psycopg.connect(servers["shop_replica_1"].url) as connection:
+        connection.execute("CREATE TABLE written (n int)")
+
+
+def test_a_disconnected_replica_is_shown_behind_and_not_waited_for(place: Path) -> None:
+    """Received and replayed agree on it, so the usual formula says 0."""
+    primary = embedded.up("shop")
+    replica = embedded.up("shop_replica_1", primary="shop", settings=QUICK)
+    members = (Member(name="r1", url=replica.url),)
+    assert wait(primary.url, members, max_lag=1, timeout=20)["r1"] <= 1
+    with psycopg.connect(replica.url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.1 port=1'")
+        connection.execute("SELECT pg_reload_conf()")
+    with psycopg.connect(primary.url, autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+        time.sleep(0.5)
+        connection.execute("CREATE TABLE unseen AS SELECT generate_series(1, 10000)")
+    (status,) = survey(primary.url, members).statuses
+    assert status.state == "disconnected"
+    assert status.lag_bytes is not None
+    assert status.lag_bytes > 100_000
+    assert status.lag_seconds is None
+    with psycopg.connect(replica.url) as connection:
+        lie = connection.execute("SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()").fetchone()
+    assert lie == (True,)
+    assert wait(primary.url, members, max_lag=0.5, timeout=1.5)["r1"] > 0.5
+
+
+def test_servers_that_do_not_answer_are_told(place: Path) -> None:
+    primary = embedded.up("shop")
+    found = survey(primary.url, (Member(name="r1", url="postgresql://x@127.0.0.1:1/x"),))
+    assert found.statuses[0].state == "unreachable"
+    gone = survey("postgresql://x@127.0.0.1:1/x", (Member(name="r1", url=primary.url),))
+    assert gone.primary is None
+    assert gone.error
+    assert gone.statuses[0].state == "promoted"
+
+
+def test_a_role_for_analytics_reads_everything_and_writes_nothing(place: Path) -> None:
+    primary = embedded.up("shop")
+    replica = embedded.up("shop_replica_1", primary="shop", settings=QUICK)
+    with psycopg.connect(primary.url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA sales")
+        connection.execute("CREATE TABLE public.items AS SELECT 1 AS n")
+        connection.execute("CREATE TABLE sales.orders AS SELECT 2 AS n")
+
+        def planned() -> Plan:
+            grants = read_grants(connection, "bi", "dbscale")
+            return plan_analytics("shop", "bi", grants, name="shop", owner=connection.info.user)
+
+        plan = planned()
+        assert not plan.blockers
+        list(apply.run(plan, urls={"target": primary.url}))
+        assert planned().steps == ()
+        connection.execute("CREATE TABLE public.later AS SELECT 3 AS n")
+        connection.execute("ALTER ROLE bi PASSWORD 'only for this test'")
+        assert planned().steps == ()
+        connection.execute("GRANT UPDATE ON sales.orders TO bi")
+        assert [step.does for step in planned().steps] == ["It does not write sales.orders"]
+        list(apply.run(planned(), urls={"target": primary.url}))
+    assert wait(primary.url, (Member(name="r", url=replica.url),), max_lag=1, timeout=20)["r"] <= 1
+    for server in (primary, replica):
+        parts = urlsplit(server.url)
+        url = f"postgresql://bi:only%20for%20this%20test@127.0.0.1:{parts.port}/shop"
+        with psycopg.connect(url, autocommit=True) as connection:
+            for table in ("public.items", "sales.orders", "public.later"):
+                assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (1,)
+            if server is primary:
+                connection.execute("SET default_transaction_read_only = off")
+                for statement in ("INSERT INTO public.items VALUES (1)", "UPDATE sales.orders SET n = 3"):
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        connection.execute(statement)
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    connection.execute("CREATE TABLE public.mine (n int)")
+            else:
+                with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                    connection.execute("INSERT INTO public.items VALUES (1)")
+
+
+@pytest.mark.slow
+def test_the_plan_for_another_machine_makes_a_replica_that_streams(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each statement and command of the plan, as it is, against a server that is not dbscale's to start."""
+    primary = embedded.up("shop")
+    account = programs.account_for(place)
+    programs_ = programs.usable(binaries("18"), account)
+    directory = place / "replica"
+    with psycopg.connect(primary.url, autocommit=True) as connection:
+        sending = replication.sending(connection)
+        plan = plan_server(
+            "shop",
+            primary.url,
+            name="elsewhere",
+            directory=str(directory),
+            sending=sending,
+            role_exists=False,
+            binaries=str(programs_),
+        )
+        assert not plan.blockers
+        hba = primary.data / "pg_hba.conf"
+        hba.write_text(hba.read_text() + f"host replication {ROLE} 127.0.0.1/32 scram-sha-256\n")
+        connection.execute("SELECT pg_reload_conf()")
+        *made, start = plan.steps
+        role, *rest = made
+        list(apply.run(replace(plan, steps=(role,)), urls={"target": primary.url}))
+        connection.execute(f"ALTER ROLE {ROLE} PASSWORD 'secret'")
+        passfile = place / "pgpass"
+        passfile.write_text(f"*:*:*:{ROLE}:secret\n")
+        passfile.chmod(0o600)
+        monkeypatch.setenv("PGPASSFILE", str(passfile))
+        list(apply.run(replace(plan, steps=tuple(rest)), urls={"target": primary.url}))
+    # The rest of the machine's set-up, which a package has done elsewhere: owner, port, password file.
+    conf = directory / "postgresql.conf"
+    conf.write_text(conf.read_text() + "port = 15999\nunix_socket_directories = ''\n")
+    (directory / "dbscale.conf").write_text(
+        (directory / "dbscale.conf").read_text() + "port = 15999\nlisten_addresses = '127.0.0.1'\n"
+    )
+    if account:
+        for path in (passfile, directory, *directory.rglob("*")):
+            os.chown(path, account.pw_uid, account.pw_gid)
+    assert isinstance(start, Command)
+    uid = account.pw_uid if account else None
+    subprocess.run(start.argv, check=True, capture_output=True, cwd="/", user=uid, extra_groups=[] if account else None)
+    try:
+        url = urlsplit(primary.url)._replace(netloc=urlsplit(primary.url).netloc.rpartition(":")[0] + ":15999").geturl()
+        member = Member(name="elsewhere", url=url)
+        assert wait(primary.url, (member,), max_lag=1, timeout=20)["elsewhere"] <= 1
+        (status,) = survey(primary.url, (member,)).statuses
+        assert (status.state, status.slot, status.lag_bytes) == ("streaming", "elsewhere", 0)
+    finally:
+        stop = [start.argv[0], "stop", "-D", str(directory), "-m", "immediate"]
+        subprocess.run(stop, check=False, capture_output=True, cwd="/", user=uid, extra_groups=[] if account else None)
