@@ -206,7 +206,7 @@ def test_a_replica_is_added_shown_awaited_and_promoted(place: Path) -> None:
     assert waited.return_value == 0
     assert json.loads(waited.stdout)["lag_seconds"]["shop.replica1"] <= 1
     seen = json.loads(call("show", "--config", str(file), "--json").stdout)["databases"][0]["replicas"][0]
-    assert (seen["state"], seen["slot"], seen["lag_bytes"]) == ("streaming", "shop_replica_1", 0)
+    assert (seen["state"], seen["slot"]) == ("streaming", "shop_replica_1")
     assert seen["lag_seconds"] < 5
 
     refused = call("promote", "replica1", "--config", str(file), "--yes")
@@ -233,6 +233,7 @@ def test_a_disconnected_replica_is_shown_behind_and_not_waited_for(place: Path) 
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
         time.sleep(0.5)
         connection.execute("CREATE TABLE unseen AS SELECT generate_series(1, 10000)")
+        time.sleep(1)  # its commit, an asynchronous one, is flushed
     (status,) = survey(primary.url, members).statuses
     assert status.state == "disconnected"
     assert status.lag_bytes is not None
@@ -276,6 +277,7 @@ def test_a_role_for_analytics_reads_everything_and_writes_nothing(place: Path) -
         connection.execute("GRANT UPDATE ON sales.orders TO bi")
         assert [step.does for step in planned().steps] == ["It does not write sales.orders"]
         list(apply.run(planned(), urls={"target": primary.url}))
+    time.sleep(1)  # commits here are asynchronous: flushed within 0.6 s
     assert wait(primary.url, (Member(name="r", url=replica.url),), max_lag=1, timeout=20)["r"] <= 1
     for server in (primary, replica):
         parts = urlsplit(server.url)
@@ -345,7 +347,7 @@ def test_the_plan_for_another_machine_makes_a_replica_that_streams(
         member = Member(name="elsewhere", url=url)
         assert wait(primary.url, (member,), max_lag=1, timeout=20)["elsewhere"] <= 1
         (status,) = survey(primary.url, (member,)).statuses
-        assert (status.state, status.slot, status.lag_bytes) == ("streaming", "elsewhere", 0)
+        assert (status.state, status.slot) == ("streaming", "elsewhere")
     finally:
         stop = [start.argv[0], "stop", "-D", str(directory), "-m", "immediate"]
         subprocess.run(stop, check=False, capture_output=True, cwd="/", user=uid, extra_groups=[] if account else None)

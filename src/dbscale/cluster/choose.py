@@ -190,13 +190,36 @@ class Samples:
     Written by one thread, read by many without a lock.
     """
 
+    def __init__(self) -> None:
+        self._inserted, self._flushed = _Line(), _Line()
+
+    def add(self, at: float, lsn: int, flushed: int = 0, flush_seconds: float = 0.0) -> None:
+        """The primary was at `lsn` when asked at `at` (taken before asking), and had flushed up to `flushed`.
+
+        What is flushed holds every commit older than `flush_seconds`.
+        """
+        self._inserted.add(at, lsn)
+        if flushed:
+            self._flushed.add(at - flush_seconds, flushed)
+
+    def clear(self) -> None:
+        """Forget them: after a promotion positions do not compare."""
+        self._inserted, self._flushed = _Line(), _Line()
+
+    def as_of(self, lsn: int) -> float:
+        """A node that has replayed `lsn` holds everything committed up to this time; NEVER where nothing proves it."""
+        return max(self._inserted.as_of(lsn), self._flushed.as_of(lsn))
+
+
+class _Line:
+    """Positions and times, both rising."""
+
     KEEP = 7200
 
     def __init__(self) -> None:
         self._kept: tuple[list[int], list[float]] = ([], [])
 
     def add(self, at: float, lsn: int) -> None:
-        """The primary was at `lsn` when asked at `at` (taken before asking)."""
         lsns, times = self._kept
         if lsns and lsn < lsns[-1]:
             return  # an answer overtaken by a later one
@@ -209,12 +232,7 @@ class Samples:
         times.append(at)  # before its position: a reader that finds the position must find its time
         lsns.append(lsn)
 
-    def clear(self) -> None:
-        """Forget them: after a promotion positions do not compare."""
-        self._kept = ([], [])
-
     def as_of(self, lsn: int) -> float:
-        """A node that has replayed `lsn` holds everything committed up to this time; NEVER where nothing proves it."""
         lsns, times = self._kept
         place = bisect_right(lsns, lsn)
         return times[place - 1] if place else NEVER

@@ -130,7 +130,7 @@ class Group:
             if (place.system, place.timeline) != (self.system, self.timeline):
                 self.samples.clear()
                 self.system, self.timeline = place.system, place.timeline
-            self.samples.add(at, place.lsn)
+            self.samples.add(at, place.lsn, place.flushed, place.flush_seconds)
         foreign = bool(self.system) and place.system != self.system
         if foreign or not place.recovery:
             node.view = replace(node.view, state="offline", at=at)
@@ -192,7 +192,8 @@ class Group:
             if again:
                 waiting.outside(kind, self.look_again)
             if both := self.two_primaries():
-                raise self._split(both)
+                error = self._split(both)
+                continue  # the old one may have gone since it was last looked at
             node = self.primary
             if node.place is not None and node.place.recovery:
                 error = Unreachable("the primary has become a standby")
@@ -299,7 +300,7 @@ class Group:
 
     def _take(self, node: Node, kind: str, *, read_only: bool) -> Any:
         pool = self.pool(node, kind)
-        raw = pool.take()
+        raw = pool.take(trusting=read_only)
         if pool.dialect is None:
             if raw.read_only is not read_only:
                 raw.read_only = read_only

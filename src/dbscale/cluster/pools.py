@@ -52,8 +52,11 @@ class Pool(Protocol):
 
     dialect: Any
 
-    def take(self) -> Any:
-        """A connection; psycopg.Error where the server does not answer, TimeoutError (of the pool) where it is full."""
+    def take(self, *, trusting: bool = False) -> Any:
+        """A connection; psycopg.Error where the server does not answer, TimeoutError (of the pool) where it is full.
+
+        `trusting`: one that was used within the last second need not be tried first.
+        """
 
     def give(self, connection: Any) -> None: ...
 
@@ -74,6 +77,9 @@ class Settings:
 
 
 _creating: ContextVar[float] = ContextVar("creating", default=0.0)
+_trusting: ContextVar[bool] = ContextVar("trusting", default=False)
+TRUSTED_SECONDS = 1.0
+"""A connection used so lately is not tried first where its use can begin again on another: for reading."""
 
 
 class _Measured:
@@ -101,6 +107,8 @@ class _Measured:
             now = time.perf_counter()
             self.waits.observe(now - start - _creating.get())
         record.info["taken"] = now
+        if _trusting.get() and now - record.info.get("given", 0.0) < TRUSTED_SECONDS:
+            record.fresh = True  # SQLAlchemy's pre-ping passes over fresh connections
         return record
 
     def _create_connection(self) -> Any:
@@ -112,8 +120,9 @@ class _Measured:
 
     def _do_return_conn(self, record: Any) -> None:
         taken = record.info.pop("taken", None)
+        now = record.info["given"] = time.perf_counter()
         if taken is not None:
-            self.uses.observe(time.perf_counter() - taken)
+            self.uses.observe(now - taken)
         super()._do_return_conn(record)  # type: ignore[misc]
 
     def recreate(self) -> Any:
@@ -161,7 +170,8 @@ class AlchemyPool:
         pool.uses = node.metrics.histogram("dbscale_pool_use_seconds", node=node.name, pool=kind)
         self._most = wanted.size + wanted.overflow
 
-    def take(self) -> Any:
+    def take(self, *, trusting: bool = False) -> Any:
+        _trusting.set(trusting)
         return self.engine.pool.connect()
 
     def give(self, connection: Any) -> None:
@@ -214,7 +224,7 @@ class PsycopgPool:
         self.waits = node.metrics.histogram("dbscale_pool_wait_seconds", node=node.name, pool="psycopg")
         self._pool = psycopg_pool.ConnectionPool(**self._arguments)
 
-    def take(self) -> Any:
+    def take(self, *, trusting: bool = False) -> Any:  # noqa: ARG002 - psycopg's pool tries all or none
         start = time.perf_counter()
         try:
             return self._pool.getconn()

@@ -61,7 +61,12 @@ def assess(
     """
     slot = _slot(standby, sending.slots)
     behind = max(0, primary.lsn - place.lsn)
-    caught_up = behind == 0 and place.timeline == primary.timeline
+    same = place.timeline == primary.timeline
+    lag = None
+    if same and behind == 0:
+        lag = now - sampled
+    elif same and primary.flushed and place.lsn >= primary.flushed:
+        lag = now - sampled + primary.flush_seconds  # all that a standby can have by now
     return Status(
         name=name,
         role=role,
@@ -70,8 +75,8 @@ def assess(
         timeline=place.timeline,
         lsn=as_text(place.lsn),
         lag_bytes=behind,
-        lag_seconds=now - sampled if caught_up else None,
-        lag_bound=None if caught_up or standby is None else standby.since_commit,
+        lag_seconds=lag,
+        lag_bound=None if lag is not None or standby is None else standby.since_commit,
         slot=slot.name if slot else (standby.slot if standby else ""),
         retained=slot.retained if slot else None,
         wal_status=slot.status if slot else "",

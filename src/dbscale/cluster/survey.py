@@ -127,7 +127,7 @@ def wait(
                 place = replication.look(primary)
                 if place.recovery:
                     raise Unreachable("this server is a standby, not the primary", where=postgres.display(primary_url))
-                samples.add(at, place.lsn)
+                samples.add(at, place.lsn, place.flushed, place.flush_seconds)
                 for member in members:
                     lags[member.name] = _lag(member, open_, samples, place)
                 if all(lag <= max_lag for lag in lags.values()) or time.monotonic() >= deadline:

@@ -29,6 +29,11 @@ class Place:
     """On a standby: a WAL receiver is at work. None: a primary, or the role may not see it."""
     segment: int = WAL_SEGMENT
     block: int = WAL_BLOCK
+    flushed: int = 0
+    """A primary's flushed position. On an idle primary a record that is no commit may stay unflushed for 15 seconds,
+    and no standby can get it before; commits are flushed within `flush_seconds`, also with synchronous_commit off."""
+    flush_seconds: float = 0.6
+    """Three times wal_writer_delay."""
 
 
 # pg_walfile_name() begins with the timeline. On a standby the control file knows the timeline late (at the next
@@ -43,7 +48,9 @@ SELECT s.system_identifier::text,
              ELSE pg_current_wal_insert_lsn() END - '0/0'::pg_lsn)::bigint,
        CASE WHEN pg_is_in_recovery() THEN w.pid IS NOT NULL AND coalesce(w.status, 'streaming') = 'streaming' END,
        pg_size_bytes(current_setting('wal_segment_size')),
-       current_setting('wal_block_size')::int
+       current_setting('wal_block_size')::int,
+       CASE WHEN pg_is_in_recovery() THEN 0 ELSE (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint END,
+       3 * extract(epoch FROM current_setting('wal_writer_delay')::interval)::float8
   FROM pg_control_system() s, pg_control_checkpoint() c, pg_control_recovery() r
        LEFT JOIN pg_stat_wal_receiver w ON true
 """
@@ -52,7 +59,7 @@ SELECT s.system_identifier::text,
 def look(connection: Any) -> Place:
     """The server's place, by one statement on a psycopg connection (or a cursor) outside a transaction."""
     row = connection.execute(LOOK).fetchone()
-    system, timeline, recovery, lsn, receiving, segment, block = row
+    system, timeline, recovery, lsn, receiving, segment, block, flushed, flush_seconds = row
     return Place(
         system=system,
         timeline=timeline,
@@ -61,6 +68,8 @@ def look(connection: Any) -> Place:
         receiving=receiving,
         segment=segment,
         block=block,
+        flushed=normalised(flushed, segment, block),
+        flush_seconds=flush_seconds,
     )
 
 
