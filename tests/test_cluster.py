@@ -24,7 +24,7 @@ from dbscale import config
 from dbscale.cluster.groups import TwoPrimaries
 from dbscale.cluster.session import FromReplica, only_reads
 from dbscale.drivers import embedded, replication
-from dbscale.errors import ConfigError, Unreachable
+from dbscale.errors import ConfigError, Unreachable, Unroutable
 from fix_postgres import QUICK
 from fix_proxy import Proxy
 
@@ -608,6 +608,38 @@ def _carries(writer: Any, stranger: Any, path: str, other: str) -> None:
     assert stranger.get(path, headers={"X-Dbscale-Token": token}).json() == {"name": "carried"}
     forged = token.partition("~")[0] + "~" + "0" * 32
     assert stranger.get(path, headers={"X-Dbscale-Token": forged}).json() != {"name": "carried"}
+
+
+# Shards.
+
+
+def test_the_same_signature_routes_by_shard(new_database: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "shard_maps").mkdir()
+    (tmp_path / "shard_maps" / "farms.toml").write_text(
+        'name = "farms"\nkey = "bigint"\ntables = { farms = "id" }\nuntil = 200\n'
+        'ranges = [ { id = "a", from = 0, shard = "one" }, { id = "b", from = 100, shard = "two" } ]\n'
+    )
+    databases = "".join(f'[databases.{name}]\nurl = "{new_database()}"\n' for name in ("d0", "d1", "d2"))
+    file = tmp_path / "dbscale.toml"
+    file.write_text(databases + '[shards]\nhome = "d0"\none = "d1"\ntwo = "d2"\n')
+    with dbscale.open(file) as cluster:
+        for key in (1, 150):
+            with cluster.write("farms", key) as connection:
+                run(connection, "CREATE TABLE farms (id bigint PRIMARY KEY, name text)")
+                run(connection, f"INSERT INTO farms VALUES ({key}, 'farm {key}')")
+        with cluster.read("farms", 2) as connection:
+            assert rows(connection, "SELECT id FROM farms") == [(1,)]
+        assert [tuple(row) for row in cluster.execute("SELECT name FROM farms WHERE id = :id", {"id": 150})] == [
+            ("farm 150",)
+        ]
+        assert sorted(row.id for row in cluster.execute("SELECT id FROM farms")) == [1, 150]
+        for refused in (
+            lambda: cluster.read("farms"),
+            lambda: cluster.read("farms", 500),
+            lambda: cluster.execute("UPDATE farms SET name = 'all'"),
+        ):
+            with pytest.raises(Unroutable):
+                refused()
 
 
 # The whole, under a storm.

@@ -278,7 +278,9 @@ class Cluster:
             return self.groups["home"]
         if not self.maps.column(*reversed(table.split(".", 1))):
             if writes:
-                raise Unroutable(f"every shard has a copy of {table}", try_="write it to each shard in turn: shard=…")
+                raise Unroutable(
+                    f"every shard has a copy of {table}", try_="write it to each shard in turn: cluster.engine(shard=…)"
+                )
             return self.groups[map_.shards[0]]
         if key is None:
             raise Unroutable(
