@@ -59,6 +59,8 @@ class StepDone:
     loaded: int = 0
     quarantined: int = 0
     bytes: int = 0
+    form: str = ""
+    """Of a load: how the source wrote the rows (see `loading.Loaded`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,6 +323,7 @@ def _load(
                 loaded=event.loaded,
                 quarantined=event.quarantined,
                 bytes=event.bytes,
+                form=event.form,
             )
         else:
             yield event

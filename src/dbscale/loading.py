@@ -26,7 +26,7 @@ from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader
 from dbscale.errors import DbscaleError, SourceError, Unfinished
-from dbscale.migrate import encode
+from dbscale.migrate import encode, pgcopy
 from dbscale.migrate.encode import Batch, Encoder, Range, Refused, Row
 from dbscale.plan import Load
 from dbscale.schema import quote
@@ -56,6 +56,8 @@ class Loaded:
     quarantined: int
     bytes: int
     seconds: float
+    form: str = ""
+    """How SQLite wrote the rows: `binary` (dbscale's extension) or `csv` (SQL alone); empty where none were left."""
 
 
 @dataclass(slots=True)
@@ -67,6 +69,7 @@ class _Tally:
     quarantined: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    form: str = ""
 
     def add(self, part: catalog.Part) -> None:
         self.loaded += part.loaded
@@ -150,7 +153,8 @@ class Loader:
                     parts = {}
                 for part in parts.values():
                     tallies[number].add(part)
-                encoder = Encoder(load, reader.library, reader.function_arguments, encoding=encoding)
+                encoder = pgcopy.encoder(load, reader, encoding)
+                tallies[number].form = encoder.form if ranges else ""
                 for rows in ranges:
                     if _name(rows) not in parts:
                         yield _Task(number, load, encoder, rows)
@@ -265,21 +269,29 @@ class _Copier:
 
     def _stream(self, batches: Iterable[Batch]) -> tuple[int, int, list[Refused]]:
         """COPY some batches: rows loaded, bytes sent, and the rows that the guards left out."""
-        written = size = 0
+        written = size = counted = 0
         refused: list[Refused] = []
+
+        def passing() -> Iterator[Batch]:
+            nonlocal written, size
+            for batch in batches:
+                yield batch
+                written += batch.rows
+                size += len(batch.data) + len(batch.rest)
+                refused.extend(batch.refused)
+
         with self.session.cursor() as cursor:
-            with cursor.copy(self.task.encoder.copy_sql.encode()) as copy:
-                for batch in batches:
-                    copy.write(batch.data)
-                    written += batch.rows
-                    size += len(batch.data)
-                    refused += batch.refused
-            if cursor.rowcount != written:
-                raise Unfinished(
-                    f"{written} rows were sent, and PostgreSQL counted {cursor.rowcount}",
-                    where=f"{self.task.load.table}, part {_name(self.task.range)}",
-                    try_="a trigger or a rule on the target's table swallows rows: drop it for the load",
-                )
+            for statement, rows in self.task.encoder.copies(passing()):
+                with cursor.copy(statement.encode()) as copy:
+                    for data in rows:
+                        copy.write(data)
+                counted += cursor.rowcount
+        if counted != written:
+            raise Unfinished(
+                f"{written} rows were sent, and PostgreSQL counted {counted}",
+                where=f"{self.task.load.table}, part {_name(self.task.range)}",
+                try_="a trigger or a rule on the target's table swallows rows: drop it for the load",
+            )
         return written, size, refused
 
     def _around(self, batch: Batch) -> None:
@@ -386,4 +398,5 @@ def _loaded(number: int, tally: _Tally) -> Loaded:
         quarantined=tally.quarantined,
         bytes=tally.bytes,
         seconds=tally.seconds,
+        form=tally.form,
     )

@@ -60,10 +60,13 @@ def versions() -> dict[str, str]:
     import apsw
     import psycopg
 
+    from dbscale import native
+
     return {
         "dbscale": __version__,
         "Python": platform.python_version(),
         "SQLite": apsw.sqlite_lib_version(),
+        "extension": "compiled" if native.extension() else "none, all is done in SQL",
         "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
     }
 

@@ -351,8 +351,9 @@ def conclude(
                         "quarantined": done.quarantined,
                         "bytes": done.bytes,
                         "seconds": round(done.seconds, 3),
+                        "form": done.form,
                     }
-                    for done in outcome.loads
+                    for done in sorted(outcome.loads, key=lambda done: done.number)
                     if isinstance(done.step, Load)
                 ],
                 "findings": output.findings_json((*migration.plan.findings, *outcome.findings)),

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import apsw
 
+from dbscale import native
 from dbscale.drivers import sqlite_file
 from dbscale.drivers.source import Value
 from dbscale.errors import Finding, Level
@@ -60,6 +61,8 @@ class SqliteReader:
         """The tables whose definition SQLite cannot use whole: what it reads of a generated column may be NULL."""
         self._explain = explain
         self.function_arguments = connection.limit(apsw.SQLITE_LIMIT_FUNCTION_ARG)
+        self.native = _extend(connection)
+        """Whether dbscale's own functions (`dbscale.native`) are there."""
 
     @property
     def library(self) -> tuple[int, int, int]:
@@ -428,6 +431,23 @@ def library() -> tuple[int, int, int]:
     """The version of the SQLite inside apsw: (3, 54, 1), say."""
     major, minor, patch = (int(part) for part in apsw.sqlite_lib_version().split(".")[:3])
     return major, minor, patch
+
+
+def _extend(connection: apsw.Connection) -> bool:
+    """Whether the functions of `dbscale.native` are now part of the connection; where they cannot be, SQL does all."""
+    extension = native.extension()
+    if extension is None:
+        return False
+    try:
+        # this lets us load it, and still no SQL
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1)
+        try:
+            connection.load_extension(str(extension), native.ENTRY)
+        finally:
+            connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0)
+    except (apsw.Error, AttributeError):  # another machine's library, a file system without execution
+        return False
+    return True
 
 
 def _by_code_point(a: str, b: str) -> int:

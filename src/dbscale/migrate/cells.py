@@ -217,8 +217,6 @@ def _text(x: str, conversion: Conversion, to: Type, library: tuple[int, int, int
     reading = conversion.texts
     whole = f"NOT instr({x},char(0))"
     if reading == "keep" and to.family == "text":
-        if conversion.invalid == "replace":
-            x, whole = f"replace({x},char(0),char(65533))", ""
         if to.modifiers:
             whole = " AND ".join(filter(None, (whole, f"length({x})<={to.modifiers[0]}")))
         return Form("text", whole, x, quoted=True)

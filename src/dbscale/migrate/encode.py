@@ -60,6 +60,10 @@ class Batch:
 
     data: bytes
     rows: int
+    rest: bytes = b""
+    """Rows that come after those in `data`, as CSV where `data` is binary; `rows` counts them, too."""
+    binary: bool = False
+    """`data` is in COPY's binary form (pgcopy.py), without its header and trailer."""
     refused: tuple[Refused, ...] = ()
     first: int | None = None
     """With `last`, the rowids between which all rows of the batch lie; without a rowid, how many rows came before."""
@@ -81,6 +85,8 @@ class Encoder:
 
     `library` and `function_arguments` are the reader's; `encoding` is the source's (`pragma encoding`).
     """
+
+    form = "csv"
 
     def __init__(
         self,
@@ -106,6 +112,10 @@ class Encoder:
         """The COPY statement whose input the batches are."""
         names = columns_sql(tuple(column.target for column in self.load.columns))
         return f"COPY {quote(self.load.schema, self.load.target)} ({names}) FROM STDIN ({COPY_OPTIONS})"
+
+    def copies(self, batches: Iterable[Batch]) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """The COPY statements that take these batches, one after the other, each with its input."""
+        yield self.copy_sql, (batch.data for batch in batches)
 
     def batches(self, reader: Reader, part: Range = Range()) -> Iterator[Batch]:
         """The rows of `part`, in batches of about `batch_bytes`."""
@@ -157,35 +167,46 @@ class Encoder:
     def _by_rowid(self, reader: Reader, part: Range) -> Iterator[Batch]:
         rowid = f"s.{quote(self.load.rowid)}"
         among = f"FROM {self._table} WHERE {rowid} BETWEEN ? AND ? ORDER BY {rowid} LIMIT ?"
-        sql = (
-            "SELECT CAST(group_concat(r,'') AS BLOB), count(*), count(r), min(k), max(k)"
-            f" FROM (SELECT {rowid} AS k, {self._row} AS r {among})"
-        )
+        sql = self._batch_sql(rowid, among)
         first, last = _inclusive(part)
         limit = self.most
         while first <= last:
             most = min(limit, self.fitting(reader, among, (first, last)))
             try:
-                data, rows, written, least, greatest = next(reader.rows(sql, (first, last, most)))
-                if not rows:
+                found = self._batch(reader, next(reader.rows(sql, (first, last, most))))
+                if found is None:
                     return
-                raw = data if isinstance(data, bytes) else b""
-                place = Batch(data=raw, rows=_int(written), first=_int(least), last=_int(greatest))
-                batch = self._completed(reader, place, _int(rows))
+                batch = found
             except TooLarge:  # what SQL joins, or makes of one value, is above the source's limit
                 if most > 1:
                     limit = most // 2
                     continue
                 batch = self._alone(reader, first, last)
             yield batch
-            first = _int(batch.last) + 1
+            first = as_int(batch.last) + 1
             limit = min(self.most, limit * 2)
+
+    def _batch_sql(self, rowid: str, among: str) -> str:
+        """A SELECT that writes the next rows; `among` names them."""
+        return (
+            "SELECT CAST(group_concat(r,'') AS BLOB), count(*), count(r), min(k), max(k)"
+            f" FROM (SELECT {rowid} AS k, {self._row} AS r {among})"
+        )
+
+    def _batch(self, reader: Reader, found: Sequence[Value]) -> Batch | None:
+        """The batch that `_batch_sql` wrote, with the rows it left out; None where there are no more rows."""
+        data, rows, written, least, greatest = found
+        if not rows:
+            return None
+        raw = data if isinstance(data, bytes) else b""
+        place = Batch(data=raw, rows=as_int(written), first=as_int(least), last=as_int(greatest))
+        return self._completed(reader, place, as_int(rows))
 
     def _alone(self, reader: Reader, first: int, last: int) -> Batch:
         """The next row, from its raw values."""
         rowid = f"s.{quote(self.load.rowid)}"
         found = reader.rows(f"SELECT min({rowid}) FROM {self._table} WHERE {rowid} BETWEEN ? AND ?", (first, last))
-        number = _int(next(found)[0])
+        number = as_int(next(found)[0])
         place = Batch(data=b"", rows=0, first=number, last=number)
         try:
             return self._written(self._raw(reader, place), place.first, place.last)
@@ -207,7 +228,7 @@ class Encoder:
         lengths = "+".join(f"ifnull({self._length(column)},0)" for column in self.load.columns)
         total = taken = 0
         for (length,) in reader.rows(f"SELECT {lengths} {among}", (*parameters, most)):
-            total += _int(length)
+            total += as_int(length)
             if total > MEMORY // 4 and taken:
                 break
             taken += 1
@@ -348,7 +369,7 @@ def _counted_bounds(reader: Reader, load: Load, least: int, target_rows: int) ->
     sql = f"SELECT {rowid} FROM {quote(load.table)} WHERE {rowid} >= ? ORDER BY {rowid} LIMIT 1 OFFSET ?"
     bounds: list[int] = []
     while found := list(reader.rows(sql, (bounds[-1] if bounds else least, target_rows))):
-        bounds.append(_int(found[0][0]))
+        bounds.append(as_int(found[0][0]))
     return bounds
 
 
@@ -386,6 +407,6 @@ def _key_value(value: Value, encoding: str) -> Value:
         return value
 
 
-def _int(value: Value) -> int:
+def as_int(value: Value) -> int:
     assert isinstance(value, int)  # noqa: S101 - asked of a count or a rowid
     return value

@@ -1,0 +1,1053 @@
+/* dbscale inside SQLite: functions that read a table's values where they lie, and hand out what Python needs of them.
+**
+**   pgcopy(codes, key, c1, ..., cn)   aggregate: the rows as PostgreSQL's binary COPY takes them, in one blob
+**   pgcopy_row(codes, c1, ..., cn)    the same of one row; NULL where the row is left out
+**
+** A row with a value that has no usual form is left out, and its key is told: Python reads it again and decides
+** (convert.py). So a test here may be too strict, but never too lax. No value is changed in silence: every cell is
+** either exactly what the SQL form (cells.py) would have PostgreSQL read, or the row is left out.
+**
+** It includes nothing of SQLite's: the functions used are named by their places in sqlite3_api_routines, which never
+** change, as extensions compiled with one version have to work with all later ones.
+*/
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- SQLite's extension interface ------------------------------------------------------------------------------ */
+
+typedef struct sqlite3 sqlite3;
+typedef struct sqlite3_context sqlite3_context;
+typedef struct sqlite3_value sqlite3_value;
+typedef void *const *Api;
+
+static Api api;
+
+/* The routine at a place of the table; the places are those of sqlite3ext.h. */
+#define ROUTINE(place, result, parameters) ((result(*) parameters)(uintptr_t)api[place])
+#define sqlite_aggregate_context ROUTINE(0, void *, (sqlite3_context *, int))
+#define sqlite_get_auxdata ROUTINE(61, void *, (sqlite3_context *, int))
+#define sqlite_result_error ROUTINE(80, void, (sqlite3_context *, const char *, int))
+#define sqlite_result_null ROUTINE(84, void, (sqlite3_context *))
+#define sqlite_set_auxdata ROUTINE(92, void, (sqlite3_context *, int, void *, void (*)(void *)))
+#define sqlite_value_blob ROUTINE(102, const void *, (sqlite3_value *))
+#define sqlite_value_bytes ROUTINE(103, int, (sqlite3_value *))
+#define sqlite_value_double ROUTINE(105, double, (sqlite3_value *))
+#define sqlite_value_int64 ROUTINE(107, int64_t, (sqlite3_value *))
+#define sqlite_value_text ROUTINE(109, const unsigned char *, (sqlite3_value *))
+#define sqlite_value_type ROUTINE(113, int, (sqlite3_value *))
+#define sqlite_result_error_nomem ROUTINE(137, void, (sqlite3_context *))
+#define sqlite_create_function                                                                                         \
+    ROUTINE(162, int,                                                                                                  \
+            (sqlite3 *, const char *, int, int, void *, void (*)(sqlite3_context *, int, sqlite3_value **),            \
+             void (*)(sqlite3_context *, int, sqlite3_value **), void (*)(sqlite3_context *), void (*)(void *)))
+#define sqlite_result_blob64 ROUTINE(201, void, (sqlite3_context *, const void *, uint64_t, void (*)(void *)))
+
+enum { SQLITE_OK = 0, SQLITE_INTEGER = 1, SQLITE_FLOAT = 2, SQLITE_TEXT = 3, SQLITE_BLOB = 4, SQLITE_NULL = 5 };
+enum { SQLITE_UTF8 = 1, SQLITE_DETERMINISTIC = 0x800, SQLITE_DIRECTONLY = 0x80000 };
+
+/* ---- Bytes to be written --------------------------------------------------------------------------------------- */
+
+typedef uint8_t u8;
+
+typedef struct {
+    u8 *bytes;
+    size_t length, room;
+    int failed; /* there was no memory; nothing is written any more */
+} Buffer;
+
+static u8 *extend(Buffer *out, size_t more) {
+    if (out->room - out->length < more) {
+        size_t room = out->room + out->room / 2 + more + 4096;
+        u8 *bytes = out->failed || room < out->length + more ? NULL : realloc(out->bytes, room);
+        if (!bytes) {
+            out->failed = 1;
+            return NULL;
+        }
+        out->bytes = bytes;
+        out->room = room;
+    }
+    out->length += more;
+    return out->bytes + out->length - more;
+}
+
+static u8 *store16(u8 *at, uint16_t x) {
+    at[0] = (u8)(x >> 8);
+    at[1] = (u8)x;
+    return at + 2;
+}
+
+static u8 *store32(u8 *at, uint32_t x) {
+    at[0] = (u8)(x >> 24);
+    at[1] = (u8)(x >> 16);
+    at[2] = (u8)(x >> 8);
+    at[3] = (u8)x;
+    return at + 4;
+}
+
+static u8 *store64(u8 *at, uint64_t x) { return store32(store32(at, (uint32_t)(x >> 32)), (uint32_t)x); }
+
+static uint64_t bits_of(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, 8);
+    return bits;
+}
+
+static int is_finite(double x) { return (bits_of(x) >> 52 & 0x7ff) != 0x7ff; }
+
+/* A cell is its length and its bytes. */
+
+static int put_bytes(Buffer *out, const void *bytes, size_t n) {
+    u8 *at = extend(out, n + 4);
+    if (!at) return 0;
+    at = store32(at, (uint32_t)n);
+    if (n) memcpy(at, bytes, n);
+    return 1;
+}
+
+static int put16(Buffer *out, int64_t x) {
+    u8 *at = extend(out, 6);
+    return at && store16(store32(at, 2), (uint16_t)x);
+}
+
+static int put32(Buffer *out, uint32_t x) {
+    u8 *at = extend(out, 8);
+    return at && store32(store32(at, 4), x);
+}
+
+static int put64(Buffer *out, uint64_t x) {
+    u8 *at = extend(out, 12);
+    return at && store64(store32(at, 8), x);
+}
+
+static int put_bool(Buffer *out, int x) {
+    u8 bit = x != 0;
+    return put_bytes(out, &bit, 1);
+}
+
+/* ---- What a column's values become ----------------------------------------------------------------------------- */
+
+/* One letter each, as migrate/pgcopy.py writes them; '-' where a class of values has no reading. */
+typedef struct {
+    char to, integers, reals, texts, blobs;
+    char empty;     /* 'n': empty text becomes NULL */
+    char rounded;   /* 'r': times are rounded to the microsecond */
+    int size, scale; /* modifiers; -1 where there is none */
+} Code;
+
+typedef struct {
+    int count;
+    Code code[1];
+} Codes;
+
+static int modifier(const char **at, char mark) {
+    int value = 0;
+    if (**at != mark) return -1;
+    for (++*at; **at >= '0' && **at <= '9' && value < 100000000; ++*at) value = value * 10 + (**at - '0');
+    return value;
+}
+
+/* The codes of `count` columns, each `TIRTBER[:size[.scale]];`. NULL where the text is of another form. */
+static Codes *read_codes(const char *text, int count) {
+    Codes *codes = count < 0 || count > 32767 ? NULL : malloc(sizeof(Codes) + (size_t)count * sizeof(Code));
+    int i, letter;
+    if (!codes) return NULL;
+    codes->count = count;
+    for (i = 0; i < count; i++) {
+        Code *code = &codes->code[i];
+        for (letter = 0; letter < 7; letter++)
+            if (!text[letter]) goto wrong;
+        code->to = text[0];
+        code->integers = text[1];
+        code->reals = text[2];
+        code->texts = text[3];
+        code->blobs = text[4];
+        code->empty = text[5];
+        code->rounded = text[6];
+        text += 7;
+        code->size = modifier(&text, ':');
+        code->scale = modifier(&text, '.');
+        if (*text++ != ';') goto wrong;
+    }
+    if (!*text) return codes;
+wrong:
+    free(codes);
+    return NULL;
+}
+
+/* What each writer gives; what it wrote before it found out is taken back with the row. Without memory the row is left
+** out, too, and the buffer says so. */
+enum { LEFT_OUT = 0, WRITTEN = 1 };
+
+/* ---- Text ------------------------------------------------------------------------------------------------------ */
+
+/* The number of characters where `n` bytes are UTF-8 as PostgreSQL takes it (no NUL, no surrogates, shortest forms),
+** else -1. */
+static int64_t characters(const u8 *p, size_t n) {
+    const u8 *end = p + n;
+    int64_t count = (int64_t)n;
+    while (p < end) {
+        unsigned c = *p;
+        if (c - 1 < 0x7f) {
+            uint64_t eight;
+            p++;
+            while (end - p >= 8) {
+                memcpy(&eight, p, 8);
+                /* a high bit, or a byte that is 0: subtracting 1 of every byte borrows into its high bit */
+                if ((eight | (eight - UINT64_C(0x0101010101010101))) & UINT64_C(0x8080808080808080)) break;
+                p += 8;
+            }
+        } else if (c >= 0xc2 && c < 0xe0) {
+            if (end - p < 2 || (p[1] & 0xc0) != 0x80) return -1;
+            p += 2;
+            count -= 1;
+        } else if ((c & 0xf0) == 0xe0) {
+            if (end - p < 3 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80) return -1;
+            if ((c == 0xe0 && p[1] < 0xa0) || (c == 0xed && p[1] > 0x9f)) return -1;
+            p += 3;
+            count -= 2;
+        } else if (c >= 0xf0 && c < 0xf5) {
+            if (end - p < 4 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80 || (p[3] & 0xc0) != 0x80) return -1;
+            if ((c == 0xf0 && p[1] < 0x90) || (c == 0xf4 && p[1] > 0x8f)) return -1;
+            p += 4;
+            count -= 3;
+        } else {
+            return -1;
+        }
+    }
+    return count;
+}
+
+static int put_text(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    int64_t count = characters(p, n);
+    if (count < 0 || (code->size >= 0 && count > code->size)) return LEFT_OUT;
+    return put_bytes(out, p, n);
+}
+
+/* ---- JSON (RFC 8259) ------------------------------------------------------------------------------------------- */
+
+enum { JSON_DEPTH = 200 };
+
+typedef struct {
+    const u8 *p, *end;
+} Scan;
+
+static void skip_space(Scan *s) {
+    while (s->p < s->end && (*s->p == ' ' || *s->p == '\t' || *s->p == '\n' || *s->p == '\r')) s->p++;
+}
+
+static int is_digit(u8 c) { return c >= '0' && c <= '9'; }
+
+static int hex_value(u8 c) {
+    if (is_digit(c)) return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return -1;
+}
+
+static int skip_digits(Scan *s) {
+    const u8 *start = s->p;
+    while (s->p < s->end && is_digit(*s->p)) s->p++;
+    return s->p > start;
+}
+
+static int json_number(Scan *s) {
+    if (s->p < s->end && *s->p == '-') s->p++;
+    if (s->p < s->end && *s->p == '0') s->p++;
+    else if (!skip_digits(s)) return 0;
+    if (s->p < s->end && *s->p == '.') {
+        s->p++;
+        if (!skip_digits(s)) return 0;
+    }
+    if (s->p < s->end && (*s->p | 0x20) == 'e') {
+        s->p++;
+        if (s->p < s->end && (*s->p == '+' || *s->p == '-')) s->p++;
+        if (!skip_digits(s)) return 0;
+    }
+    return 1;
+}
+
+static int json_string(Scan *s) {
+    int i;
+    for (s->p++; s->p < s->end; s->p++) {
+        u8 c = *s->p;
+        if (c == '"') {
+            s->p++;
+            return 1;
+        }
+        if (c < 0x20) return 0;
+        if (c != '\\') continue;
+        if (++s->p >= s->end) return 0;
+        if (*s->p == 'u') {
+            for (i = 0; i < 4; i++)
+                if (++s->p >= s->end || hex_value(*s->p) < 0) return 0;
+        } else if (!strchr("\"\\/bfnrt", *s->p) || !*s->p) {
+            return 0;
+        }
+    }
+    return 0;
+}
+
+static int json_word(Scan *s, const char *word) {
+    size_t n = strlen(word);
+    if ((size_t)(s->end - s->p) < n || memcmp(s->p, word, n) != 0) return 0;
+    s->p += n;
+    return 1;
+}
+
+static int json_value(Scan *s, int depth);
+
+static int json_members(Scan *s, int depth, u8 closing) {
+    s->p++;
+    skip_space(s);
+    if (s->p < s->end && *s->p == closing) return s->p++, 1;
+    for (;;) {
+        if (closing == '}') {
+            skip_space(s);
+            if (s->p >= s->end || *s->p != '"' || !json_string(s)) return 0;
+            skip_space(s);
+            if (s->p >= s->end || *s->p++ != ':') return 0;
+        }
+        if (!json_value(s, depth + 1)) return 0;
+        if (s->p >= s->end) return 0;
+        if (*s->p == closing) return s->p++, 1;
+        if (*s->p++ != ',') return 0;
+    }
+}
+
+/* A value and the space around it. */
+static int json_value(Scan *s, int depth) {
+    int fine;
+    skip_space(s);
+    if (s->p >= s->end || depth > JSON_DEPTH) return 0;
+    switch (*s->p) {
+        case '{': fine = json_members(s, depth, '}'); break;
+        case '[': fine = json_members(s, depth, ']'); break;
+        case '"': fine = json_string(s); break;
+        case 't': fine = json_word(s, "true"); break;
+        case 'f': fine = json_word(s, "false"); break;
+        case 'n': fine = json_word(s, "null"); break;
+        default: fine = json_number(s);
+    }
+    skip_space(s);
+    return fine;
+}
+
+static int put_json(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    Scan s = {p, p + n};
+    u8 *at;
+    if (characters(p, n) < 0 || !json_value(&s, 0) || s.p != s.end) return LEFT_OUT;
+    if (code->to == 'j') return put_bytes(out, p, n);
+    if (code->to == 't') return put_text(out, code, p, n);
+    if (code->to != 'J') return LEFT_OUT;
+    at = extend(out, n + 5);
+    if (!at) return LEFT_OUT;
+    at = store32(at, (uint32_t)n + 1);
+    *at++ = 1; /* the version of jsonb's external form */
+    memcpy(at, p, n);
+    return WRITTEN;
+}
+
+/* ---- Numbers --------------------------------------------------------------------------------------------------- */
+
+enum { MOST_DIGITS = 1200, SHORTEST = 32 };
+
+/* digits * 10^(point - n): `point` digits stand before the decimal point; no leading zeros. */
+typedef struct {
+    int negative, n, point;
+    int scale; /* digits behind the point that PostgreSQL shows */
+    const u8 *digits;
+} Decimal;
+
+static void trim(Decimal *d) {
+    while (d->n && *d->digits == '0') d->digits++, d->n--, d->point--;
+}
+
+/* Whether numeric(p,s) holds the number without rounding it. */
+static int fits(const Decimal *d, const Code *code) {
+    int n = d->n, scale = code->scale < 0 ? 0 : code->scale;
+    while (n && d->digits[n - 1] == '0') n--;
+    return !n || code->size < 0 || (n - d->point <= scale && d->point <= code->size - scale);
+}
+
+/* PostgreSQL's numeric: groups of four decimal digits, the first of which stands for 10000^weight. */
+static int put_numeric(Buffer *out, const Code *code, Decimal d) {
+    uint16_t groups[MOST_DIGITS / 4 + 3] = {0};
+    static const int power[4] = {1, 10, 100, 1000};
+    int i, weight, count, lead;
+    u8 *at;
+    trim(&d);
+    if (d.n > MOST_DIGITS || d.scale > 16000 || d.point > 130000 || d.point < -16000 || !fits(&d, code)) return LEFT_OUT;
+    /* point - 1 is the power of ten of the first digit; offset by a multiple of 4 to be positive before dividing */
+    weight = d.n ? (d.point - 1 + 16384) / 4 - 4096 : 0;
+    lead = d.point - 1 - weight * 4; /* 0 to 3 */
+    for (i = 0; i < d.n; i++) {
+        int place = i + 3 - lead; /* counted from the first digit of the first group */
+        groups[place / 4] = (uint16_t)(groups[place / 4] + (d.digits[i] - '0') * power[3 - place % 4]);
+    }
+    count = d.n ? (d.n + 3 - lead + 3) / 4 : 0;
+    while (count && !groups[count - 1]) count--;
+    at = extend(out, 12 + 2 * (size_t)count);
+    if (!at) return LEFT_OUT;
+    at = store32(at, 8 + 2 * (uint32_t)count);
+    at = store16(at, (uint16_t)count);
+    at = store16(at, (uint16_t)weight);
+    at = store16(at, d.negative && count ? 0x4000 : 0);
+    at = store16(at, (uint16_t)(d.scale < 0 ? 0 : d.scale));
+    for (i = 0; i < count; i++) at = store16(at, groups[i]);
+    return WRITTEN;
+}
+
+/* The digits of a whole number, which end at `end`; where they start. */
+static u8 *digits_of(uint64_t x, u8 *end) {
+    do *--end = (u8)('0' + x % 10);
+    while (x /= 10);
+    return end;
+}
+
+static uint64_t magnitude(int64_t x) { return x < 0 ? 0 - (uint64_t)x : (uint64_t)x; }
+
+static int put_whole_numeric(Buffer *out, const Code *code, int64_t x) {
+    u8 text[20];
+    Decimal d = {x < 0, 0, 0, 0, digits_of(magnitude(x), text + 20)};
+    d.n = d.point = (int)(text + 20 - d.digits);
+    return put_numeric(out, code, d);
+}
+
+/* The shortest decimal that reads back as `x`, which is finite, not 0 and not subnormal: its digits, without zeros at
+** the end, into `digits`. */
+static Decimal shortest(double x, u8 digits[SHORTEST]) {
+    static const double tens[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9};
+    Decimal d = {x < 0, 0, 0, 0, digits};
+    double a = x < 0 ? -x : x;
+    char text[40];
+    int i, precision, exponent;
+    for (i = 0; i < 10 && a < 1e15 / tens[i]; i++) {
+        /* A quotient of two exact numbers is rounded as the decimal it stands for would be: if it is `x`, that
+        ** decimal reads back as `x`; and of 15 digits there is only one that does. */
+        double scaled = a * tens[i];
+        uint64_t whole = (uint64_t)(scaled + 0.5);
+        if (whole && whole < UINT64_C(1000000000000000) && (double)whole / tens[i] == a) {
+            u8 *start = digits_of(whole, digits + SHORTEST);
+            d.digits = start;
+            d.n = (int)(digits + SHORTEST - start);
+            d.point = d.n - i;
+            while (d.n > 1 && start[d.n - 1] == '0') d.n--;
+            return d;
+        }
+    }
+    for (precision = 15; precision <= 17; precision++) {
+        snprintf(text, sizeof text, "%.*e", precision - 1, a);
+        if (precision == 17 || strtod(text, NULL) == a) break;
+    }
+    /* d.ddde±xx, with the decimal point of the locale, whatever that is */
+    for (i = 0; text[i] && text[i] != 'e'; i++)
+        if (is_digit((u8)text[i]) && d.n < SHORTEST) digits[d.n++] = (u8)text[i];
+    exponent = text[i] ? atoi(text + i + 1) : 0;
+    while (d.n > 1 && digits[d.n - 1] == '0') d.n--;
+    d.point = exponent + 1;
+    return d;
+}
+
+static int is_normal(double x) {
+    unsigned exponent = (unsigned)(bits_of(x) >> 52 & 0x7ff);
+    return exponent != 0 && exponent != 0x7ff;
+}
+
+static int put_shortest(Buffer *out, const Code *code, double x) {
+    u8 digits[SHORTEST];
+    Decimal d = {0, 0, 0, 1, digits};
+    if (x != 0) {
+        if (!is_normal(x)) return LEFT_OUT;
+        d = shortest(x, digits);
+        d.scale = d.n - d.point;
+        /* 100.0 is written with the 0, 1e+16 without, as Python and SQLite do */
+        if (d.scale < 1) d.scale = d.point <= 16 ? 1 : 0;
+    }
+    return put_numeric(out, code, d);
+}
+
+/* A real number as SQLite spells it, `100.0`, `1.0e+22`, with the shortest digits; its length, or 0. */
+static int real_text(double x, char text[48]) {
+    u8 digits[SHORTEST];
+    Decimal d;
+    char *at = text;
+    int i, exponent;
+    if (x == 0) {
+        memcpy(text, "-0.0", 4);
+        if (bits_of(x)) return 4;
+        memmove(text, text + 1, 3);
+        return 3;
+    }
+    if (!is_normal(x)) return 0;
+    d = shortest(x, digits);
+    exponent = d.point - 1;
+    if (d.negative) *at++ = '-';
+    if (exponent < -4 || exponent >= 16) {
+        *at++ = (char)d.digits[0];
+        *at++ = '.';
+        if (d.n == 1) *at++ = '0';
+        for (i = 1; i < d.n; i++) *at++ = (char)d.digits[i];
+        return (int)(at - text) + snprintf(at, 8, "e%c%02d", exponent < 0 ? '-' : '+', abs(exponent));
+    }
+    if (d.point <= 0) {
+        *at++ = '0';
+        *at++ = '.';
+        for (i = d.point; i < 0; i++) *at++ = '0';
+    }
+    for (i = 0; i < d.n || i < d.point; i++) {
+        if (i == d.point && i) *at++ = '.';
+        *at++ = i < d.n ? (char)d.digits[i] : '0';
+    }
+    if (d.n <= d.point) {
+        *at++ = '.';
+        *at++ = '0';
+    }
+    return (int)(at - text);
+}
+
+/* A text as a decimal: [+-]digits[.digits][e[+-]digits]; its digits go into `room`. 0 where it is none. */
+static int read_decimal(const u8 *p, size_t n, u8 room[MOST_DIGITS], Decimal *d) {
+    const u8 *end = p + n;
+    int fraction = 0, seen = 0, exponent = 0, sign = 1, count = 0;
+    memset(d, 0, sizeof *d);
+    d->digits = room;
+    if (p < end && (*p == '+' || *p == '-')) d->negative = *p++ == '-';
+    for (; p < end && (is_digit(*p) || (*p == '.' && !seen)); p++) {
+        if (*p == '.') {
+            seen = 1;
+            continue;
+        }
+        if (d->n >= MOST_DIGITS) return 0;
+        room[d->n++] = *p;
+        fraction += seen;
+    }
+    if (!d->n) return 0;
+    if (p < end && (*p | 0x20) == 'e') {
+        p++;
+        if (p < end && (*p == '+' || *p == '-')) sign = *p++ == '-' ? -1 : 1;
+        for (; p < end && is_digit(*p) && count < 4; p++, count++) exponent = exponent * 10 + (*p - '0');
+        if (!count) return 0;
+    }
+    if (p != end) return 0;
+    exponent *= sign;
+    d->point = d->n - fraction + exponent;
+    d->scale = fraction > exponent ? fraction - exponent : 0;
+    return 1;
+}
+
+/* The double nearest to a decimal; 0 where it is beyond the range of normal numbers, or not surely read. */
+static int nearest(const u8 *p, size_t n, double *x) {
+    u8 room[MOST_DIGITS];
+    char text[400], point;
+    Decimal d;
+    size_t i;
+    if (!read_decimal(p, n, room, &d)) return 0;
+    if (n >= sizeof text) return 0;
+    snprintf(text, sizeof text, "%.1f", 0.5);
+    point = text[1];
+    if (text[2] != '5' || text[3]) return 0; /* a point of several bytes */
+    for (i = 0; i < n; i++) text[i] = p[i] == '.' ? point : (char)p[i];
+    text[n] = 0;
+    trim(&d);
+    *x = strtod(text, NULL);
+    return d.n ? is_normal(*x) : 1;
+}
+
+static int put_integer(Buffer *out, const Code *code, int64_t x) {
+    switch (code->to) {
+        case '2': return x >= INT16_MIN && x <= INT16_MAX ? put16(out, x) : LEFT_OUT;
+        case '4': return x >= INT32_MIN && x <= INT32_MAX ? put32(out, (uint32_t)x) : LEFT_OUT;
+        case '8': return put64(out, (uint64_t)x);
+        default: return LEFT_OUT;
+    }
+}
+
+/* A whole number in decimal digits; 0 where it is none, or beyond 64 bits. */
+static int read_integer(const u8 *p, size_t n, int64_t *x) {
+    const u8 *end = p + n;
+    int negative = 0;
+    uint64_t value = 0;
+    if (p < end && (*p == '+' || *p == '-')) negative = *p++ == '-';
+    if (p == end) return 0;
+    for (; p < end; p++) {
+        if (!is_digit(*p) || value > (UINT64_MAX - 9) / 10) return 0;
+        value = value * 10 + (uint64_t)(*p - '0');
+    }
+    if (value > (uint64_t)INT64_MAX + (uint64_t)negative) return 0;
+    *x = negative ? (value ? -(int64_t)(value - 1) - 1 : 0) : (int64_t)value;
+    return 1;
+}
+
+static int put_single(Buffer *out, double x) {
+    float single;
+    uint32_t bits;
+    if (is_finite(x) && (x > 3.4028234663852886e38 || x < -3.4028234663852886e38)) return LEFT_OUT;
+    single = (float)x;
+    if ((double)single != x) return LEFT_OUT;
+    memcpy(&bits, &single, 4);
+    return put32(out, bits);
+}
+
+/* ---- Dates and times ------------------------------------------------------------------------------------------- */
+
+#define SECOND INT64_C(1000000)
+#define DAY (86400 * SECOND)
+#define FIRST_SECOND INT64_C(-62135596800) /* 0001-01-01 00:00:00 */
+#define LAST_SECOND INT64_C(253402300799)  /* 9999-12-31 23:59:59 */
+#define POSTGRES_EPOCH INT64_C(946684800)  /* 2000-01-01, from 1970 */
+#define WEBKIT INT64_C(11644473600)
+#define APPLE INT64_C(978307200)
+#define JULIAN_MS INT64_C(210866760000000)
+
+/* Days from 1970-01-01 to a day of the Gregorian calendar (years 1 to 9999), or INT64_MIN where there is no such day.
+** Years are counted from March, so that the leap day is the last (Howard Hinnant, chrono-Compatible Low-Level Date
+** Algorithms). */
+static int64_t day_number(int year, int month, int day) {
+    static const u8 lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    int leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    int y, m;
+    if (year < 1 || month < 1 || month > 12 || day < 1 || day > lengths[month - 1] + (leap && month == 2))
+        return INT64_MIN;
+    y = month <= 2 ? year - 1 : year;
+    m = month <= 2 ? month + 9 : month - 3;
+    return (int64_t)(y / 400) * 146097 + (y % 400) * 365 + (y % 400) / 4 - (y % 400) / 100 + (153 * m + 2) / 5 + day - 1 -
+           719468;
+}
+
+/* A moment, counted in microseconds since 1970 (time of day: since midnight), as the column's type. */
+static int put_moment(Buffer *out, const Code *code, int64_t us) {
+    static const int64_t finest[] = {1000000, 100000, 10000, 1000, 100, 10, 1};
+    int64_t within = us % DAY;
+    if (code->size >= 0 && code->size < 6 && us % finest[code->size]) return LEFT_OUT;
+    switch (code->to) {
+        case 'p':
+        case 'P': return put64(out, (uint64_t)(us - POSTGRES_EPOCH * SECOND));
+        case 'T': return us >= 0 && us < DAY ? put64(out, (uint64_t)us) : LEFT_OUT;
+        case 'D': return within ? LEFT_OUT : put32(out, (uint32_t)(us / DAY - POSTGRES_EPOCH / 86400));
+        default: return LEFT_OUT;
+    }
+}
+
+/* A count of 1/`unit` seconds since `shift` seconds after 1970; `unit` divides a million. */
+static int put_count(Buffer *out, const Code *code, int64_t count, int64_t unit, int64_t shift) {
+    if (count < (FIRST_SECOND - shift) * unit || count >= (LAST_SECOND + 1 - shift) * unit) return LEFT_OUT;
+    return put_moment(out, code, count * (SECOND / unit) + shift * SECOND);
+}
+
+static int put_integer_time(Buffer *out, const Code *code, int64_t x) {
+    int64_t days;
+    uint64_t size = magnitude(x);
+    switch (code->integers) {
+        case 's': return put_count(out, code, x, 1, 0);
+        case 'm': return put_count(out, code, x, 1000, 0);
+        case 'u': return put_count(out, code, x, SECOND, 0);
+        case 'n': return x % 1000 ? LEFT_OUT : put_count(out, code, x / 1000, SECOND, 0);
+        case 'w': return put_count(out, code, x, SECOND, -WEBKIT);
+        case 'a': return put_count(out, code, x, 1, APPLE);
+        case 'd': return size > 4000000 ? LEFT_OUT : put_count(out, code, x * 86400, 1, 0);
+        case 'j': return size > 6000000 ? LEFT_OUT : put_count(out, code, x * 86400000 - JULIAN_MS, 1000, 0);
+        case 'z':
+            if (size < UINT64_C(100000000000)) return put_count(out, code, x, 1, 0);
+            if (size < UINT64_C(100000000000000)) return put_count(out, code, x, 1000, 0);
+            if (size < UINT64_C(100000000000000000)) return put_count(out, code, x, SECOND, 0);
+            return x % 1000 ? LEFT_OUT : put_count(out, code, x / 1000, SECOND, 0);
+        case 'y':
+            if (x < 10101 || x > 99991231 || code->to == 'T') return LEFT_OUT;
+            days = day_number((int)(x / 10000), (int)(x / 100 % 100), (int)(x % 100));
+            return days == INT64_MIN ? LEFT_OUT : put_moment(out, code, days * DAY);
+        default: return LEFT_OUT;
+    }
+}
+
+/* The whole number nearest to `x`, of two the even one; |x| is below 2^62. */
+static int64_t rounded(double x) {
+    int64_t whole = (int64_t)x;
+    double rest = x - (double)whole;
+    if (rest > 0.5 || (rest == 0.5 && whole & 1)) return whole + 1;
+    if (rest < -0.5 || (rest == -0.5 && whole & 1)) return whole - 1;
+    return whole;
+}
+
+static int put_real_time(Buffer *out, const Code *code, double x) {
+    double scale = code->reals == 'm' ? 1000.0 : 1000000.0, scaled = x * scale;
+    int64_t us;
+    if (!is_finite(x)) return LEFT_OUT;
+    if (code->reals == 'j') {
+        scaled = x * 86400000.0 + 0.5;
+        if (!(scaled > -4e18 && scaled < 4e18)) return LEFT_OUT;
+        return put_count(out, code, (int64_t)scaled - JULIAN_MS, 1000, 0);
+    }
+    if (!(scaled > -4e18 && scaled < 4e18)) return LEFT_OUT;
+    us = rounded(scaled);
+    if (code->rounded != 'r' && (double)us / scale != x) return LEFT_OUT;
+    if (code->reals == 'a') us += APPLE * SECOND;
+    return put_count(out, code, us, SECOND, 0);
+}
+
+static int two_digits(const u8 *p) { return is_digit(p[0]) && is_digit(p[1]) ? (p[0] - '0') * 10 + p[1] - '0' : -1; }
+
+/* HH:MM[:SS[.digits]] at the start of `s`, as microseconds since midnight; -1 where there is none, or it is finer. */
+static int64_t read_clock(Scan *s) {
+    int hour, minute, second = 0, place;
+    int64_t fraction = 0;
+    if (s->end - s->p < 5 || s->p[2] != ':') return -1;
+    hour = two_digits(s->p);
+    minute = two_digits(s->p + 3);
+    s->p += 5;
+    if (s->end - s->p >= 3 && *s->p == ':') {
+        second = two_digits(s->p + 1);
+        s->p += 3;
+        if (s->p < s->end && *s->p == '.') {
+            s->p++;
+            for (place = 0; s->p < s->end && is_digit(*s->p); s->p++, place++) {
+                if (place < 6) fraction = fraction * 10 + (*s->p - '0');
+                else if (*s->p != '0') return -1;
+            }
+            if (!place) return -1;
+            for (; place < 6; place++) fraction *= 10;
+        }
+    }
+    if (hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 || second > 59) return -1;
+    return ((int64_t)hour * 3600 + minute * 60 + second) * SECOND + fraction;
+}
+
+/* Z or [+-]HH[[:]MM] to the end of `s`, in seconds; INT64_MIN where it is something else. */
+static int64_t read_zone(Scan *s) {
+    int hours, minutes = 0, sign;
+    size_t n = (size_t)(s->end - s->p);
+    if (n == 1 && (*s->p | 0x20) == 'z') return 0;
+    if (n < 3 || (*s->p != '+' && *s->p != '-')) return INT64_MIN;
+    sign = *s->p == '-' ? -1 : 1;
+    hours = two_digits(s->p + 1);
+    if (n == 5) minutes = two_digits(s->p + 3);
+    else if (n == 6 && s->p[3] == ':') minutes = two_digits(s->p + 4);
+    else if (n != 3) return INT64_MIN;
+    if (hours < 0 || hours > 15 || minutes < 0 || minutes > 59) return INT64_MIN;
+    return sign * ((int64_t)hours * 3600 + minutes * 60);
+}
+
+static int put_iso(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    Scan s = {p, p + n};
+    int64_t days, clock = 0, zone = 0;
+    int year, century;
+    if (code->to == 'T') {
+        clock = read_clock(&s);
+        return clock < 0 || s.p != s.end ? LEFT_OUT : put_moment(out, code, clock);
+    }
+    if (n < 10 || p[4] != '-' || p[7] != '-') return LEFT_OUT;
+    century = two_digits(p);
+    year = two_digits(p + 2);
+    if (century < 0 || year < 0) return LEFT_OUT;
+    days = day_number(century * 100 + year, two_digits(p + 5), two_digits(p + 8));
+    if (days == INT64_MIN) return LEFT_OUT;
+    s.p += 10;
+    if (s.p < s.end) {
+        if ((*s.p != ' ' && (*s.p | 0x20) != 't') || code->to == 'D') return LEFT_OUT;
+        s.p++;
+        clock = read_clock(&s);
+        if (clock < 0) return LEFT_OUT;
+        if (s.p < s.end) {
+            if (*s.p == ' ') s.p++;
+            zone = read_zone(&s);
+            if (zone == INT64_MIN || code->to != 'P') return LEFT_OUT;
+        }
+    }
+    return put_moment(out, code, days * DAY + clock - zone * SECOND);
+}
+
+/* ---- One cell -------------------------------------------------------------------------------------------------- */
+
+static int put_uuid(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    u8 uuid[16];
+    size_t i, at = 0;
+    if (n >= 2 && p[0] == '{' && p[n - 1] == '}') p++, n -= 2;
+    if ((n != 32 && n != 36) || code->to != 'u') return LEFT_OUT;
+    for (i = 0; i < 16; i++) {
+        int high, low;
+        if (n == 36 && (i == 4 || i == 6 || i == 8 || i == 10) && p[at++] != '-') return LEFT_OUT;
+        high = hex_value(p[at]);
+        low = hex_value(p[at + 1]);
+        if (high < 0 || low < 0) return LEFT_OUT;
+        uuid[i] = (u8)(high << 4 | low);
+        at += 2;
+    }
+    return put_bytes(out, uuid, 16);
+}
+
+static int put_word(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    static const char *const words[] = {"t", "f", "true", "false", "y", "n", "yes", "no", "on", "off", "1", "0"};
+    char lower[6];
+    size_t i, word;
+    if (n < 1 || n > 5 || code->to != 'b') return LEFT_OUT;
+    for (i = 0; i < n; i++) lower[i] = (char)(p[i] >= 'A' && p[i] <= 'Z' ? p[i] + 32 : p[i]);
+    for (word = 0; word < sizeof words / sizeof *words; word++)
+        if (strlen(words[word]) == n && memcmp(words[word], lower, n) == 0) return put_bool(out, word % 2 == 0);
+    return LEFT_OUT;
+}
+
+static int put_number(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    u8 room[MOST_DIGITS];
+    Decimal d;
+    double x;
+    int64_t whole;
+    if (code->to == 'n') return read_decimal(p, n, room, &d) ? put_numeric(out, code, d) : LEFT_OUT;
+    if (code->to == 'd') return nearest(p, n, &x) ? put64(out, bits_of(x)) : LEFT_OUT;
+    return read_integer(p, n, &whole) ? put_integer(out, code, whole) : LEFT_OUT;
+}
+
+/* Little-endian floats of `width` bytes, with up to one byte behind, as pgvector's vector or an array (its lower bound
+** is 1). */
+static int put_vector(Buffer *out, const Code *code, const u8 *p, size_t n, size_t width) {
+    size_t count = n / width, i, each = code->to == 'F' ? 8 : 4, k;
+    size_t bytes = code->to == 'v' ? 4 + 4 * count : 20 + (4 + each) * count;
+    u8 *at;
+    if (!count || n % width > 1 || (code->size >= 0 && (size_t)code->size != count)) return LEFT_OUT;
+    if (code->to == 'v' && count > 16000) return LEFT_OUT;
+    if ((code->to != 'v' && code->to != 'E' && code->to != 'F') || (width == 8 && each == 4)) return LEFT_OUT;
+    at = extend(out, bytes + 4);
+    if (!at) return LEFT_OUT;
+    at = store32(at, (uint32_t)bytes);
+    if (code->to == 'v') {
+        at = store32(at, (uint32_t)count << 16);
+    } else {
+        at = store32(store32(store32(at, 1), 0), each == 8 ? 701 : 700); /* dimensions, no NULLs, element's type */
+        at = store32(store32(at, (uint32_t)count), 1);
+    }
+    for (i = 0; i < count; i++) {
+        uint64_t bits = 0;
+        double x;
+        for (k = width; k-- > 0;) bits = bits << 8 | p[i * width + k];
+        if (width == 4) {
+            uint32_t half = (uint32_t)bits;
+            float single;
+            memcpy(&single, &half, 4);
+            x = (double)single;
+        } else {
+            memcpy(&x, &bits, 8);
+        }
+        if (!is_finite(x)) return LEFT_OUT;
+        if (code->to != 'v') at = store32(at, (uint32_t)each);
+        at = each == 8 ? store64(at, bits_of(x)) : store32(at, (uint32_t)bits);
+    }
+    return WRITTEN;
+}
+
+static int from_integer(Buffer *out, const Code *code, int64_t x) {
+    u8 text[21], *start;
+    switch (code->integers) {
+        case 'k':
+        case 'x': break;
+        case 'b': return (x == 0 || x == 1) && code->to == 'b' ? put_bool(out, x == 1) : LEFT_OUT;
+        default: return put_integer_time(out, code, x);
+    }
+    if (code->integers == 'k') {
+        if (code->to == 'n') return put_whole_numeric(out, code, x);
+        if (code->to == 'd') return magnitude(x) <= UINT64_C(1) << 53 ? put64(out, bits_of((double)x)) : LEFT_OUT;
+        if (code->to == 'f') return magnitude(x) <= UINT64_C(1) << 24 ? put_single(out, (double)x) : LEFT_OUT;
+        if (code->to == '2' || code->to == '4' || code->to == '8') return put_integer(out, code, x);
+    }
+    start = digits_of(magnitude(x), text + 21);
+    if (x < 0) *--start = '-';
+    if (code->to == 't') return put_text(out, code, start, (size_t)(text + 21 - start));
+    if (code->to == 'y') return code->integers == 'x' ? put_bytes(out, start, (size_t)(text + 21 - start)) : LEFT_OUT;
+    if (code->to == 'j' || code->to == 'J') return put_json(out, code, start, (size_t)(text + 21 - start));
+    return LEFT_OUT;
+}
+
+static int from_real(Buffer *out, const Code *code, double x) {
+    char text[48];
+    int n;
+    switch (code->reals) {
+        case 'k':
+            if (code->to == 'd') return put64(out, bits_of(x));
+            if (code->to == 'f') return put_single(out, x);
+            if (code->to != 'j' && code->to != 'J') return LEFT_OUT;
+            n = real_text(x, text);
+            return n ? put_json(out, code, (const u8 *)text, (size_t)n) : LEFT_OUT;
+        case 'w':
+            if (!(x >= -9223372036854775808.0 && x < 9223372036854775808.0) || (double)(int64_t)x != x) return LEFT_OUT;
+            return code->to == 'n' ? put_whole_numeric(out, code, (int64_t)x) : put_integer(out, code, (int64_t)x);
+        case 'h': return code->to == 'n' ? put_shortest(out, code, x) : LEFT_OUT;
+        case 'x':
+            n = real_text(x, text);
+            if (!n) return LEFT_OUT;
+            if (code->to == 't') return put_text(out, code, (const u8 *)text, (size_t)n);
+            return code->to == 'y' ? put_bytes(out, text, (size_t)n) : LEFT_OUT;
+        case '-': return LEFT_OUT;
+        default: return put_real_time(out, code, x);
+    }
+}
+
+static int from_text(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    switch (code->texts) {
+        case 'k': return code->to == 't' ? put_text(out, code, p, n) : LEFT_OUT;
+        case 'n': return put_number(out, code, p, n);
+        case 'b': return put_word(out, code, p, n);
+        case 'i': return put_iso(out, code, p, n);
+        case 'u': return put_uuid(out, code, p, n);
+        case 'j': return put_json(out, code, p, n);
+        case 'y': return code->to == 'y' ? put_bytes(out, p, n) : LEFT_OUT;
+        default: return LEFT_OUT;
+    }
+}
+
+static int from_blob(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    switch (code->blobs) {
+        case 'k': return code->to == 'y' ? put_bytes(out, p, n) : LEFT_OUT;
+        case 'x': return code->to == 't' ? put_text(out, code, p, n) : LEFT_OUT;
+        case 'u': return n == 16 && code->to == 'u' ? put_bytes(out, p, n) : LEFT_OUT;
+        case 'j': return put_json(out, code, p, n);
+        case 'd': return n > 1000 || (n && *p == '+') || memchr(p, '.', n) || memchr(p, 'e', n) || memchr(p, 'E', n)
+                             ? LEFT_OUT
+                             : put_number(out, code, p, n);
+        case 'f': return put_vector(out, code, p, n, 4);
+        case 'g': return put_vector(out, code, p, n, 8);
+        default: return LEFT_OUT;
+    }
+}
+
+enum { WIDE = 4 << 20 }; /* values of more bytes are left to Python, which reads them one at a time */
+
+static int put_cell(Buffer *out, const Code *code, sqlite3_value *value) {
+    const u8 *p;
+    int n;
+    u8 *at;
+    switch (sqlite_value_type(value)) {
+        case SQLITE_INTEGER: return from_integer(out, code, sqlite_value_int64(value));
+        case SQLITE_FLOAT: return from_real(out, code, sqlite_value_double(value));
+        case SQLITE_TEXT:
+            p = sqlite_value_text(value);
+            n = sqlite_value_bytes(value);
+            if (n == 0 && code->empty == 'n') break;
+            if (!p || n > WIDE) return LEFT_OUT;
+            return from_text(out, code, p, (size_t)n);
+        case SQLITE_BLOB:
+            p = sqlite_value_blob(value);
+            n = sqlite_value_bytes(value);
+            if (n > WIDE) return LEFT_OUT;
+            return from_blob(out, code, p ? p : (const u8 *)"", p ? (size_t)n : 0);
+        default: break;
+    }
+    at = extend(out, 4);
+    return at && store32(at, 0xffffffff);
+}
+
+/* One row behind what is in `out`; where it is left out, `out` is as before. */
+static int put_row(Buffer *out, const Codes *codes, sqlite3_value **values) {
+    size_t before = out->length;
+    u8 *at = extend(out, 2);
+    int i;
+    if (!at) return LEFT_OUT;
+    store16(at, (uint16_t)codes->count);
+    for (i = 0; i < codes->count; i++) {
+        if (put_cell(out, &codes->code[i], values[i]) != WRITTEN) {
+            out->length = before;
+            return LEFT_OUT;
+        }
+    }
+    return WRITTEN;
+}
+
+/* ---- pgcopy(codes, key, c1, ..., cn) --------------------------------------------------------------------------- */
+
+typedef struct {
+    Codes *codes;
+    Buffer rows, left; /* the rows, and the keys of those left out */
+    uint64_t written;
+    int failed;
+} Batch;
+
+static void fail(sqlite3_context *context, const char *says) { sqlite_result_error(context, says, -1); }
+
+static const char *text_of(sqlite3_value *value) {
+    const unsigned char *text = sqlite_value_text(value);
+    return text ? (const char *)text : "";
+}
+
+static void pgcopy_step(sqlite3_context *context, int count, sqlite3_value **values) {
+    Batch *batch = sqlite_aggregate_context(context, (int)sizeof(Batch));
+    u8 *at;
+    if (!batch) {
+        sqlite_result_error_nomem(context);
+        return;
+    }
+    if (batch->failed) return;
+    if (!batch->codes) batch->codes = count < 3 ? NULL : read_codes(text_of(values[0]), count - 2);
+    if (!batch->codes) {
+        batch->failed = 1;
+        fail(context, "pgcopy(codes, key, c1, ..., cn): the codes are not of these columns");
+        return;
+    }
+    if (put_row(&batch->rows, batch->codes, values + 2) == WRITTEN) {
+        batch->written++;
+    } else if (!batch->rows.failed) {
+        at = extend(&batch->left, 8);
+        if (at) store64(at, (uint64_t)sqlite_value_int64(values[1]));
+    }
+    if (batch->rows.failed || batch->left.failed) {
+        batch->failed = 1;
+        sqlite_result_error_nomem(context);
+    }
+}
+
+/* The rows, the keys of those left out, how many those are, and how many were written (each 64 bits, big-endian). */
+static void pgcopy_final(sqlite3_context *context) {
+    Batch *batch = sqlite_aggregate_context(context, 0);
+    size_t left;
+    u8 *at;
+    if (!batch) {
+        sqlite_result_null(context);
+        return;
+    }
+    left = batch->left.length;
+    at = batch->failed ? NULL : extend(&batch->rows, left + 16);
+    if (at) {
+        if (left) memcpy(at, batch->left.bytes, left);
+        store64(store64(at + left, left / 8), batch->written);
+        sqlite_result_blob64(context, batch->rows.bytes, batch->rows.length, free);
+    } else {
+        free(batch->rows.bytes);
+        if (!batch->failed) sqlite_result_error_nomem(context);
+    }
+    free(batch->left.bytes);
+    free(batch->codes);
+    memset(batch, 0, sizeof *batch);
+}
+
+static void pgcopy_row(sqlite3_context *context, int count, sqlite3_value **values) {
+    Codes *codes = sqlite_get_auxdata(context, 0);
+    Buffer row = {NULL, 0, 0, 0};
+    int fresh = !codes;
+    if (fresh) codes = count < 2 ? NULL : read_codes(text_of(values[0]), count - 1);
+    if (!codes || codes->count != count - 1) {
+        if (fresh) free(codes);
+        fail(context, "pgcopy_row(codes, c1, ..., cn): the codes are not of these columns");
+        return;
+    }
+    if (put_row(&row, codes, values + 1) == WRITTEN) {
+        sqlite_result_blob64(context, row.bytes, row.length, free);
+    } else {
+        free(row.bytes);
+        if (row.failed) sqlite_result_error_nomem(context);
+        else sqlite_result_null(context);
+    }
+    if (fresh) sqlite_set_auxdata(context, 0, codes, free); /* it may free them at once: they are not used below */
+}
+
+#ifdef _WIN32
+__declspec(dllexport)
+#endif
+    int sqlite3_dbscale_init(sqlite3 *db, char **error, Api routines) {
+    int result;
+    (void)error;
+    api = routines;
+    result = sqlite_create_function(db, "pgcopy", -1, SQLITE_UTF8 | SQLITE_DIRECTONLY, NULL, NULL, pgcopy_step,
+                                    pgcopy_final, NULL);
+    if (result == SQLITE_OK)
+        result = sqlite_create_function(db, "pgcopy_row", -1, SQLITE_UTF8 | SQLITE_DIRECTONLY | SQLITE_DETERMINISTIC, NULL,
+                                        pgcopy_row, NULL, NULL, NULL);
+    return result;
+}

@@ -1,0 +1,272 @@
+"""What dbscale's SQLite extension writes is what SQL writes: the same values, the same rows refused, on any input."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dbscale import native
+from dbscale.drivers import postgres
+from dbscale.drivers.sqlite import SqliteSource
+from dbscale.migrate import pgcopy
+from dbscale.migrate.encode import Batch, Encoder, Range, Refused
+from dbscale.plan import Conversion, Load, LoadColumn
+from test_encode import CASES, READINGS, REFUSED, VALUES, Raw, load, make
+
+pytestmark = pytest.mark.skipif(native.extension() is None, reason="the extension is not compiled")
+
+
+class Target:
+    """Loads a table in either form, and tells what PostgreSQL then holds, as its own text."""
+
+    def __init__(self, url: str) -> None:
+        self.connection = postgres.connect(url)
+        postgres.settle(self.connection)
+
+    def load(self, encoder: Encoder, batches: Sequence[Batch]) -> list[tuple[Any, ...]]:
+        step = encoder.load
+        types = ", ".join(f'"{column.target}" {column.conversion.to}' for column in step.columns)
+        self.connection.execute(f"DROP TABLE IF EXISTS t; CREATE TABLE t ({types})".encode())
+        counted = 0
+        with self.connection.cursor() as cursor:
+            for statement, rows in encoder.copies(iter(batches)):
+                with cursor.copy(statement.encode()) as copy:
+                    for data in rows:
+                        copy.write(data)
+                counted += cursor.rowcount
+        assert counted == sum(batch.rows for batch in batches)
+        texts = ", ".join(f'"{column.target}"::text' for column in step.columns)
+        return sorted(self.connection.execute(f"SELECT {texts} FROM t".encode()).fetchall(), key=repr)
+
+
+@pytest.fixture
+def target(database: str) -> Iterator[Target]:
+    made = Target(database)
+    yield made
+    made.connection.close()
+
+
+def both(target: Target, path: Path, step: Load, **more: Any) -> tuple[list[tuple[Any, ...]], list[Refused], int]:
+    """The rows and refusals that both forms agree on, and how many rows the extension wrote itself."""
+    with SqliteSource(str(path)).snapshot(1) as (reader,):
+        assert reader.native
+        by_sql = Encoder(step, reader.library, reader.function_arguments, **more)
+        by_native = pgcopy.BinaryEncoder(step, reader.library, reader.function_arguments, **more)
+        assert type(pgcopy.encoder(step, reader, "UTF-8")) is pgcopy.BinaryEncoder
+        slow = list(by_sql.batches(reader, Range()))
+        quick = list(by_native.batches(reader, Range()))
+    assert [(batch.first, batch.last) for batch in slow] == [(batch.first, batch.last) for batch in quick]
+    refused = [row for batch in quick for row in batch.refused]
+    assert refused == [row for batch in slow for row in batch.refused]
+    rows = target.load(by_native, quick)
+    assert rows == target.load(by_sql, slow)
+    own = sum(batch.rows - batch.rest.count(b"\n") for batch in quick)
+    return rows, refused, own
+
+
+@pytest.mark.parametrize(("conversion", "pairs"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize("rowid", ["id", ""], ids=["by-rowid", "one-pass"])
+def test_each_reading(
+    target: Target, tmp_path: Path, conversion: Conversion, pairs: list[tuple[Any, Any]], rowid: str
+) -> None:
+    make(tmp_path / "x.db", [value for value, _ in pairs])
+    rows, refused, _ = both(target, tmp_path / "x.db", load(conversion, rowid=rowid))
+    expected = {str(number) for number, (_, value) in enumerate(pairs, 1) if value is not REFUSED}
+    assert {row[0] for row in rows} == expected
+    assert len(rows) + len(refused) == len(pairs)
+
+
+MORE: dict[str, Conversion] = {
+    "smallint": Conversion(to="smallint", integers="keep", reals="whole", texts="number", blobs="digits"),
+    "integer": Conversion(to="integer", integers="keep", reals="whole", texts="number", blobs="digits"),
+    "real": Conversion(to="real", integers="keep", reals="keep"),
+    "numeric(10,2)": Conversion(to="numeric(10,2)", integers="keep", reals="shortest", texts="number", blobs="digits"),
+    "numeric(30,10)": Conversion(
+        to="numeric(30,10)", integers="keep", reals="shortest", texts="number", blobs="digits"
+    ),
+    "numeric of whole": Conversion(to="numeric", integers="keep", reals="whole"),
+    "boolean": Conversion(to="boolean", integers="bool", texts="bool"),
+    "varchar(5)": Conversion(to="varchar(5)", integers="text", reals="text", texts="keep"),
+    "replaced": Conversion(to="text", integers="text", reals="text", texts="keep", invalid="replace"),
+    "bytes of all": Conversion(to="bytea", integers="text", reals="text", texts="bytes", blobs="keep"),
+    "uuid": Conversion(to="uuid", texts="uuid", blobs="uuid"),
+    "jsonb": Conversion(to="jsonb", integers="keep", reals="keep", texts="json", blobs="json"),
+    "sqlite's jsonb": Conversion(to="jsonb", integers="keep", reals="keep", texts="json", blobs="jsonb"),
+    "timestamp s": Conversion(to="timestamp", integers="s", reals="s", texts="iso"),
+    "timestamp(3)": Conversion(to="timestamp(3)", integers="ms", reals="ms", texts="iso"),
+    "timestamp ns": Conversion(to="timestamp", integers="ns", reals="s", texts="iso", rounded=True),
+    "timestamptz by size": Conversion(to="timestamptz", integers="by-size", reals="julian", texts="iso"),
+    "timestamptz webkit": Conversion(to="timestamptz", integers="webkit-us", reals="apple-s", texts="iso"),
+    "timestamptz apple": Conversion(to="timestamptz", integers="apple-s", reals="ms", texts="iso"),
+    "date yyyymmdd": Conversion(to="date", integers="yyyymmdd", reals="julian", texts="iso"),
+    "date julian": Conversion(to="date", integers="julian", reals="s", texts="iso"),
+    "time": Conversion(to="time", integers="s", reals="s", texts="iso"),
+    "empty": Conversion(to="timestamp", texts="iso", empty="null"),
+    "vectors": Conversion(to="real[]", blobs="f32"),
+    "long vectors": Conversion(to="double precision[]", blobs="f64"),
+    "widened vectors": Conversion(to="double precision[]", blobs="f32"),
+}
+ALL = READINGS | MORE
+
+DIGITS = st.from_regex(r"\A[+-]?[0-9]{0,25}\.?[0-9]{0,25}([eE][+-]?[0-9]{1,3})?\Z")
+MOMENTS = st.builds(
+    "{:04d}-{:02d}-{:02d}{}{:02d}:{:02d}{}{}".format,
+    st.integers(0, 9999),
+    st.integers(0, 13),
+    st.integers(0, 32),
+    st.sampled_from([" ", "T", "t", "  ", ""]),
+    st.integers(0, 24),
+    st.integers(0, 60),
+    st.sampled_from(["", ":05", ":59.5", ":60", ":01.123456", ":01.1234567", ":01.12345670", ":01.", ".5"]),
+    st.sampled_from(["", "Z", "z", " Z", "+05:30", "-15:59", "+16:00", "+0530", "-05", " +01:00", " EST", "\0"]),
+) | st.dates().map(str)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+).map(lambda value: json.dumps(value, ensure_ascii=False))
+MONEY = st.decimals(-(10**11), 10**11, places=2).map(float)
+COUNTS = st.integers(-(10**11), 3 * 10**11) | st.integers(0, 3 * 10**14) | st.integers(0, 99991231)
+ANY = (
+    VALUES
+    | DIGITS
+    | MOMENTS
+    | JSON
+    | MONEY
+    | COUNTS
+    | COUNTS.map(lambda count: count / 1000)
+    | st.times().map(str)
+    | st.uuids().map(str)
+    | st.uuids().map(lambda value: "{" + value.hex.upper() + "}")
+    | st.uuids().map(lambda value: value.bytes)
+    | st.lists(st.floats(width=32), min_size=1, max_size=4).map(lambda v: struct.pack(f"<{len(v)}f", *v))
+    | st.lists(st.floats(), min_size=1, max_size=3).map(lambda v: struct.pack(f"<{len(v)}d", *v) + b"\1")
+    | DIGITS.map(str.encode)
+    | JSON.map(str.encode)
+    | st.floats(0, 6e6)
+    | st.sampled_from(["true", "OFF", "No", "y", "{}", "1e400", "-0", "0.00", "1.50", 1e16, 1e15, 1e-5, 123456.5e-9])
+)
+
+
+@pytest.mark.parametrize("to", ALL, ids=list(ALL))
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(values=st.lists(ANY.filter(lambda value: not (isinstance(value, str) and _lone(value))), max_size=40))
+def test_any_value(target: Target, tmp_path: Path, to: str, values: list[Any]) -> None:
+    make(tmp_path / "x.db", values)
+    step = load(ALL[to])
+    try:
+        both(target, tmp_path / "x.db", step, batch_bytes=2048)
+    except psycopg.DataError:  # a value that both send, and PostgreSQL alone refuses: each by itself, then
+        for value in values:
+            make(tmp_path / "x.db", [value])
+            assert _sent(target, tmp_path / "x.db", step, pgcopy.BinaryEncoder) == _sent(
+                target, tmp_path / "x.db", step, Encoder
+            )
+
+
+def _lone(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _sent(target: Target, path: Path, step: Load, kind: type[Encoder]) -> Any:
+    with SqliteSource(str(path)).snapshot(1) as (reader,):
+        encoder = kind(step, reader.library, reader.function_arguments)
+        batches = list(encoder.batches(reader, Range()))
+    try:
+        return target.load(encoder, batches), [row for batch in batches for row in batch.refused]
+    except psycopg.DataError as error:
+        return error.sqlstate
+
+
+def test_usual_values_are_written_by_the_extension(target: Target, tmp_path: Path) -> None:
+    usual: list[tuple[Conversion, Any]] = [
+        (ALL["bigint"], 5), (ALL["bigint"], 5.0), (ALL["bigint"], "-5"), (ALL["smallint"], 5), (ALL["integer"], -5),
+        (ALL["double precision"], 0.1), (ALL["double precision"], "1.5e3"), (ALL["real"], 0.5),
+        (ALL["numeric"], 19.99), (ALL["numeric"], 0.1 + 0.2), (ALL["numeric"], "1.23456789012345678901"),
+        (ALL["numeric(10,2)"], 19.99), (ALL["numeric(10,2)"], 3), (ALL["boolean"], 1), (ALL["boolean"], "Yes"),
+        (ALL["text"], "é"), (ALL["text"], 2.5), (ALL["text"], 7), (ALL["text"], b"x"), (ALL["varchar(5)"], "é😀é😀é"),
+        (ALL["bytea"], b"\0"), (ALL["bytea"], "x"), (ALL["uuid"], "550e8400-e29b-41d4-a716-446655440000"),
+        (ALL["uuid"], bytes(16)), (ALL["json"], '{"a": [1]}'), (ALL["jsonb"], '{"a": [1]}'), (ALL["jsonb"], 1.5),
+        (ALL["timestamptz"], "2020-01-02T03:04:05.678+09:00"), (ALL["timestamptz"], 1577934245000000),
+        (ALL["timestamp s"], 1577934245), (ALL["timestamp s"], 0.25), (ALL["timestamptz by size"], 1577934245000),
+        (ALL["timestamptz by size"], 2458849.5), (ALL["date"], "2020-02-29"), (ALL["date"], 18000),
+        (ALL["date yyyymmdd"], 20200229), (ALL["time"], "12:30"), (ALL["vectors"], struct.pack("<2f", 1, 2)),
+        (ALL["long vectors"], struct.pack("<2d", 1, 2)), (ALL["empty"], ""), (ALL["timestamptz apple"], 5),
+        (ALL["timestamptz webkit"], 13307547600000000),
+    ]  # fmt: skip
+    for conversion, value in usual:
+        make(tmp_path / "x.db", [value])
+        _, refused, own = both(target, tmp_path / "x.db", load(conversion))
+        assert (refused, own) == ([], 1), (conversion, value)
+
+
+def test_wide_tables_and_wide_values(target: Target, tmp_path: Path) -> None:
+    connection = apsw.Connection(str(tmp_path / "x.db"))
+    names = [f"c{number}" for number in range(300)]
+    connection.execute(f"CREATE TABLE t ({', '.join(names)})")
+    connection.execute(f"INSERT INTO t VALUES ({','.join('?' * 300)})", [str(number) for number in range(300)])
+    connection.execute("INSERT INTO t (c0, c299) VALUES (?, 'after')", ["x" * (5 << 20)])
+    connection.close()
+    text = Conversion(to="text", texts="keep")
+    step = Load(
+        does="", table="t", schema="public", target="t", rowid="rowid", widest=5 << 20, rows=2,
+        columns=tuple(LoadColumn(source=name, target=name, conversion=text) for name in names),
+    )  # fmt: skip
+    rows, refused, _ = both(target, tmp_path / "x.db", step)
+    assert len(rows) == 2
+    assert not refused
+
+
+def test_raw_text_beside_other_columns(target: Target, tmp_path: Path) -> None:
+    make(tmp_path / "x.db", [Raw(b"\xff"), "ok", Raw(b"a\0b"), "fine"])
+    rows, refused, own = both(target, tmp_path / "x.db", load(Conversion(to="text", texts="keep")))
+    assert [row.key for row in refused] == [(1,), (3,)]
+    assert [row[1] for row in rows] == ["ok", "fine"]
+    assert own == 2
+
+
+def test_what_pgcopy_does_not_know_is_left_to_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "x.db", [1])
+    known = Conversion(to="text", texts="keep")
+    with SqliteSource(str(tmp_path / "x.db")).snapshot(1) as (reader,):
+        assert type(pgcopy.encoder(load(known), reader, "UTF-8")) is pgcopy.BinaryEncoder
+        assert type(pgcopy.encoder(load(known), reader, "UTF-16le")) is Encoder
+        assert type(pgcopy.encoder(load(Conversion(to="inet", texts="keep")), reader, "UTF-8")) is Encoder
+    monkeypatch.setenv("DBSCALE_PURE_SQL", "1")
+    with SqliteSource(str(tmp_path / "x.db")).snapshot(1) as (reader,):
+        assert not reader.native
+        assert type(pgcopy.encoder(load(known), reader, "UTF-8")) is Encoder
+
+
+def test_sql_of_the_source_cannot_load_extensions(tmp_path: Path) -> None:
+    make(tmp_path / "x.db", [1])
+    with SqliteSource(str(tmp_path / "x.db")).snapshot(1) as (reader,):
+        assert reader.native
+        with pytest.raises(apsw.SQLError, match="not authorized"):
+            reader.connection.execute(f"SELECT load_extension('{native.extension()}')").fetchall()
+        with pytest.raises(apsw.Error):
+            reader.connection.load_extension(str(native.extension()), native.ENTRY)
+
+
+@pytest.mark.parametrize("sql", ["pgcopy()", "pgcopy('', 1)", "pgcopy('8k', 1, 2)", "pgcopy(NULL, 1, 2)",
+                                 "pgcopy('8k-----;8k-----;', 1, 2)", "pgcopy_row()", "pgcopy_row('x')",
+                                 "pgcopy_row('8k-----;', 1, 2)", "pgcopy_row(x'00', 1)"])  # fmt: skip
+def test_wrong_codes_are_an_error(tmp_path: Path, sql: str) -> None:
+    make(tmp_path / "x.db", [1])
+    with SqliteSource(str(tmp_path / "x.db")).snapshot(1) as (reader,), pytest.raises(apsw.SQLError, match="codes"):
+        reader.connection.execute(f"SELECT {sql} FROM t").fetchall()
