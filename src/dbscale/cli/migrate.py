@@ -58,7 +58,8 @@ class Outcome:
 
     @property
     def loads(self) -> list[StepDone]:
-        return [done for done in self.steps if isinstance(done.step, Load)]
+        """In the plan's order, whichever was done first."""
+        return sorted((done for done in self.steps if isinstance(done.step, Load)), key=lambda done: done.number)
 
     @property
     def quarantined(self) -> int:
