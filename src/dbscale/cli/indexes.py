@@ -1,0 +1,189 @@
+"""`dbscale indexes`: which indexes to make and to drop, proven, and making them beside the application's work."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dbscale import catalog
+from dbscale import config as configuration
+from dbscale.cli import output, places
+from dbscale.config import Config
+from dbscale.drivers import postgres
+from dbscale.errors import ConfigError
+from dbscale.plan import Plan
+
+if TYPE_CHECKING:
+    from dbscale.indexes.advise import Advice
+    from dbscale.indexes.workload import Workload
+
+
+@click.group("indexes", context_settings={"help_option_names": ["-h", "--help"]})
+def indexes() -> None:
+    """Recommend indexes, with proof, and build them concurrently."""
+
+
+@indexes.command("recommend")
+@click.argument("target", default="postgres")
+@click.option(
+    "--from",
+    "origins",
+    multiple=True,
+    metavar="stats|FILE",
+    help="The workload: pg_stat_statements, a log, or SQL. Several add up.",
+)
+@click.option("--why", is_flag=True, help="Say too what was declined, and why.")
+@click.option("--drops", is_flag=True, help="Put the drop advice into the plan too.")
+@click.option(
+    "--window-days", default=30.0, show_default=True, help="Days without a read before an index is called unused."
+)
+@click.option("--budget", metavar="MB", type=float, help="The most that new indexes may take.")
+@click.option("-o", "--out", metavar="FILE", help="Write the plan as JSON to FILE (- for stdout).")
+@click.option("--sql", "as_sql", is_flag=True, help="Show the plan as SQL.")
+@output.common
+def recommend(
+    target: str, *, origins: tuple[str, ...], why: bool, drops: bool, window_days: float, budget: float | None,
+    out: str | None, as_sql: bool, as_json: bool, config: str | None,
+) -> int:  # fmt: skip
+    """Which indexes TARGET needs, on what evidence, and what they cost. Changes nothing.
+
+    Exit status 1 when there is something to do.
+    """
+    settings = configuration.load(config)
+    advice = look(settings, target, origins, drops=drops, window_days=window_days, budget=budget)
+    if out and out != "-":
+        Path(out).write_text(advice.plan.to_json() + "\n", encoding="utf-8")
+        output.say(f"plan {advice.plan.id} written to {out}; carry it out with: dbscale indexes apply {out}")
+    if out == "-":
+        output.answer(advice.plan.to_json())
+    elif as_json:
+        output.answer_json(content(advice))
+    elif as_sql:
+        output.answer(advice.plan.to_sql())
+    else:
+        show(advice, why=why)
+    return 2 if advice.plan.blockers else 1 if advice.plan.steps or advice.drops else 0
+
+
+def look(
+    settings: Config, target: str, origins: tuple[str, ...], *, drops: bool = False, window_days: float = 30.0,
+    budget: float | None = None,
+) -> Advice:  # fmt: skip
+    """The advice for one database."""
+    from dbscale.indexes import advise, facts, proof
+
+    place = places.open_target(settings, target)
+    with postgres.connect(place.url, name="dbscale indexes") as connection, postgres.reading(connection):
+        known = facts.read(connection)
+        asked = _workload(connection, origins)
+        with proof.proving(connection, place.url, known) as prover:
+            return advise.advise(
+                known, prover, asked, indexes=settings.indexes, config_path=settings.path,
+                databases={"target": (target, known)}, drops=drops, window_days=window_days,
+                budget=int(budget * 1_000_000) if budget is not None else None,
+            )  # fmt: skip
+
+
+def _workload(connection: postgres.Connection, origins: tuple[str, ...]) -> Workload:
+    from dbscale.indexes import workload
+
+    found = []
+    for origin in origins:
+        if origin == "stats":
+            found.append(workload.from_server(connection))
+            continue
+        try:
+            text = Path(origin).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise ConfigError(
+                f"the workload cannot be read: {error}", where="--from", try_="--from stats, or a file"
+            ) from error
+        found.append(workload.from_text(text, Path(origin).name))
+    return workload.join(found)
+
+
+def content(advice: Advice) -> dict[str, object]:
+    """The advice as a JSON document."""
+    return {
+        "how": advice.how,
+        "statements": advice.statements,
+        "cost_before": round(advice.before, 1),
+        "cost_after": round(advice.after, 1),
+        "advised": [asdict(item) for item in advice.advised],
+        "drops": [asdict(item) for item in advice.drops],
+        "declined": [asdict(item) for item in advice.declined],
+        "findings": output.findings_json(advice.findings),
+        "plan": advice.plan.id,
+    }
+
+
+def show(advice: Advice, *, why: bool) -> None:
+    """The advice for people."""
+    for item in advice.advised:
+        output.answer(f"make {item.index}  [{' '.join(item.rules) or 'wanted'}]")
+        output.answer(f"  as       {item.name}, about {output.size(item.bytes)}")
+        output.answer(f"  because  {item.because}")
+        for evidence in item.evidence[:3]:
+            time = f", {output.seconds(evidence.seconds)}" if evidence.seconds else ""
+            cost = f"{evidence.before:,.0f} -> {evidence.after:,.0f}"
+            calls = f"{output.count(evidence.calls)} calls{time}"
+            output.answer(f"  serves   {cost}  {calls}: {_short(evidence.sql)}")
+        if len(item.evidence) > 3:
+            output.answer(f"           and {len(item.evidence) - 3} more")
+        if why:
+            for title, because in item.alternatives:
+                output.answer(f"  not      {title}: {because}")
+    for drop in advice.drops:
+        deed = "rebuild" if drop.rebuild else "drop"
+        size = output.size(drop.bytes)
+        output.answer(f"{deed} {drop.name} on {drop.table}  [{drop.rule}]: {drop.because} ({size})")
+    if why:
+        for declined in advice.declined:
+            output.answer(f"not {declined.index}: {declined.because}")
+    output.show_findings(advice.findings, err=False)
+    if advice.statements:
+        cost = f"{advice.before:,.0f} before, {advice.after:,.0f} after"
+        output.answer(f"{advice.statements} statements, by the planner's cost: {cost}")
+    output.answer(f"proven by {advice.how}; plan {advice.plan.id}: {len(advice.plan.steps)} steps")
+
+
+def _short(sql: str, most: int = 90) -> str:
+    text = " ".join(sql.split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+@indexes.command("apply")
+@click.argument("plan_file", metavar="[PLAN|-]", required=False)
+@click.option("--target", default="postgres", show_default=True, help="The database, where no plan is given.")
+@click.option("--from", "origins", multiple=True, metavar="stats|FILE", help="The workload, where no plan is given.")
+@click.option("--state-schema", default=catalog.DEFAULT_SCHEMA, show_default=True, help="dbscale's own tables.")
+@output.changing
+@output.common
+def apply_command(
+    plan_file: str | None, *, target: str, origins: tuple[str, ...], state_schema: str, dry_run: bool, yes: bool,
+    as_json: bool, config: str | None,
+) -> int:  # fmt: skip
+    """Carry out a plan of `indexes recommend -o`, or what it recommends now. Indexes are built concurrently."""
+    from dbscale import apply
+    from dbscale.cli.migrate import read_file
+    from dbscale.cli.progress import screen
+
+    settings = configuration.load(config)
+    if plan_file:
+        plan = Plan.from_json(sys.stdin.read() if plan_file == "-" else read_file(plan_file))
+    else:
+        plan = look(settings, target, origins).plan
+    if dry_run or not plan.steps:
+        output.answer(plan.to_json() if as_json else plan.to_sql())
+        return 2 if plan.blockers else 0
+    output.confirm(f"Carry out plan {plan.id}: {plan.title}?", yes=yes)
+    urls = places.urls(settings, plan)
+    with screen(plan, quiet=as_json) as drawing:
+        for event in apply.run(plan, urls=urls, jobs=1, state_schema=state_schema):
+            drawing.show(event)
+    output.answer(f"{len(plan.steps)} steps done")
+    return 0
