@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,6 +149,7 @@ def migrate(
     settings = configuration.load(config)
     opened = places.open_source(settings, source, copy_first=copy_first, hold_writes=hold_writes)
     destination = places.open_target(settings, target)
+    urls = {"target": destination.url}
     options = make_options(settings, chosen, jobs=jobs, state_schema=state_schema)
 
     def make(*, ignore_rows: bool) -> Migration:
@@ -165,13 +166,13 @@ def migrate(
     if out or as_sql or dry_run:
         migration = make(ignore_rows=False)
         return show_plan(migration.plan, migration, out=out, as_sql=as_sql, as_json=as_json)
-    earlier = settle_earlier(source, options.as_strings(), opened, destination, state_schema, yes=yes)
+    earlier = settle_earlier(source, options.as_strings(), opened, urls, state_schema, yes=yes)
     if earlier and earlier.state == "done":
         output.say(f"run {earlier.id} has done this already")
         migration, outcome = make(ignore_rows=True), Outcome(run=earlier.id)
     elif earlier:
         plan = Plan.from_json(earlier.plan)
-        outcome = carry_out(plan, opened, destination, state_schema, jobs=jobs, resume=earlier, quiet=as_json)
+        outcome = carry_out(plan, opened, urls, state_schema, jobs=jobs, resume=earlier, quiet=as_json)
         migration = make(ignore_rows=True)
     else:
         began = time.perf_counter()
@@ -182,7 +183,7 @@ def migrate(
             output.show_findings(migration.plan.findings)
         if options.truncate:
             output.confirm("Empty the target's tables and fill them from the source?", yes=yes)
-        outcome = carry_out(migration.plan, opened, destination, state_schema, jobs=jobs, resume=None, quiet=as_json)
+        outcome = carry_out(migration.plan, opened, urls, state_schema, jobs=jobs, resume=None, quiet=as_json)
         outcome.plan_seconds = planned
     if outcome.loads and not as_json:
         output.answer(summary(outcome))
@@ -199,7 +200,7 @@ def make_options(settings: configuration.Config, chosen: dict[str, Any], *, jobs
 def carry_out(
     plan: Plan,
     source: Source | None,
-    target: Target,
+    urls: Mapping[str, str],
     state_schema: str,
     *,
     jobs: int,
@@ -209,23 +210,21 @@ def carry_out(
     """Run a plan with its progress on stderr."""
     outcome = Outcome()
     with screen(plan, quiet=quiet) as drawing:
-        for event in apply.run(
-            plan, urls={"target": target.url}, source=source, jobs=jobs, state_schema=state_schema, resume=resume
-        ):
+        for event in apply.run(plan, urls=urls, source=source, jobs=jobs, state_schema=state_schema, resume=resume):
             outcome.take(event)
             drawing.show(event)
     return outcome
 
 
 def settle_earlier(
-    reference: str, options: dict[str, str], source: Source, target: Target, state_schema: str, *, yes: bool
+    reference: str, options: dict[str, str], source: Source, urls: Mapping[str, str], state_schema: str, *, yes: bool
 ) -> Run | None:
     """What an earlier run from this source left: one to go on with, or a done one with nothing to add, or None.
 
     A run that was interrupted and whose source has changed since is undone first: it is to be loaded anew. So is one
     that had other options, once the user agrees.
     """
-    with postgres.connect(target.url) as connection:
+    with postgres.connect(urls["target"]) as connection:
         runs = catalog.runs(connection, state_schema)
     earlier = next((run for run in runs if run.state != "undone" and run.source == without_secrets(reference)), None)
     if earlier is None:
@@ -241,7 +240,7 @@ def settle_earlier(
         output.confirm(f"Take run {earlier.id} back and begin anew?", yes=yes)
     else:
         output.say(f"the source has changed since run {earlier.id} was interrupted: what it loaded is loaded anew")
-    for event in apply.undo(earlier, plan, urls={"target": target.url}, state_schema=state_schema):
+    for event in apply.undo(earlier, plan, urls=urls, state_schema=state_schema):
         if isinstance(event, Noticed):
             output.show_findings([event.finding])
     return None
@@ -383,21 +382,20 @@ def apply_command(plan_file: str, *, jobs: int, dry_run: bool, yes: bool, as_jso
         output.answer(plan.to_json() if as_json else plan.to_sql())
         return 2 if plan.blockers else 0
     urls = places.urls(settings, plan)
-    target = Target(reference=plan.databases["target"], url=urls["target"], title=plan.databases["target"])
     source = places.open_source(settings, plan.databases["source"]) if "source" in plan.databases else None
     state_schema = plan.options.get("state_schema", catalog.DEFAULT_SCHEMA)
     if source:
         planning.check_basis(plan, source)
     output.confirm(f"Carry out plan {plan.id}: {plan.title}?", yes=yes)
     resume = (
-        settle_earlier(plan.databases["source"], dict(plan.options), source, target, state_schema, yes=yes)
+        settle_earlier(plan.databases["source"], dict(plan.options), source, urls, state_schema, yes=yes)
         if source
         else None
     )
     if resume and resume.state == "done":
         output.say(f"run {resume.id} has done this already")
         return 0
-    outcome = carry_out(plan, source, target, state_schema, jobs=jobs, resume=resume, quiet=as_json)
+    outcome = carry_out(plan, source, urls, state_schema, jobs=jobs, resume=resume, quiet=as_json)
     if as_json:
         output.answer_json({"plan": plan.id, "run": outcome.run, "seconds": round(outcome.seconds, 3)})
     elif outcome.loads:

@@ -269,19 +269,14 @@ class Cluster:
     def group(self, table: str | None = None, key: Any = None, *, writes: bool = False) -> Group:
         """The servers on which the table's row with this key lives; without a table, those of the shard `home`.
 
-        Unroutable where a table on a map comes without its key, or where a table that every shard has is written to.
+        Unroutable where a table on a map comes without its key. Reference tables are read from any shard, and written
+        on `home`, from where `dbscale shards maintain` copies them.
         """
         map_ = self.maps.of(*reversed(table.split(".", 1))) if self.maps and table else None
         if self.maps is None or table is None or map_ is None:
-            if "home" not in self.groups:
-                raise ConfigError("no shard is called home", where="[shards]", try_='home = "DATABASE"')
-            return self.groups["home"]
+            return self._home()
         if not self.maps.column(*reversed(table.split(".", 1))):
-            if writes:
-                raise Unroutable(
-                    f"every shard has a copy of {table}", try_="write it to each shard in turn: cluster.engine(shard=…)"
-                )
-            return self.groups[map_.shards[0]]
+            return self._home() if writes else self.groups[map_.shards[0]]
         if key is None:
             raise Unroutable(
                 f"{table} is on the map {map_.name}: its key says which shard",
@@ -290,6 +285,11 @@ class Cluster:
         from dbscale.shards.route import route
 
         return self.groups[route(self.maps, table, key).shard]
+
+    def _home(self) -> Group:
+        if "home" not in self.groups:
+            raise ConfigError("no shard is called home", where="[shards]", try_='home = "DATABASE"')
+        return self.groups["home"]
 
     def engine(self, *, read: bool = False, shard: str = "home") -> engines.RoutedEngine:
         """A SQLAlchemy engine: on the primary, or with `read=True` on whichever node fits."""
