@@ -17,8 +17,12 @@ from hypothesis import strategies as st
 from dbscale import native
 from dbscale.drivers import postgres
 from dbscale.drivers.sqlite import SqliteSource
-from dbscale.migrate import pgcopy
+from dbscale.migrate import pgcopy, scan
 from dbscale.migrate.encode import Batch, Encoder, Range, Refused
+from dbscale.migrate.model import TableProfile
+from dbscale.migrate.profile import _MEASURES, NUL, _Column, profile
+from dbscale.migrate.shapes import SHAPES, decimal_shapes
+from dbscale.migrate.source import read_schema
 from dbscale.plan import Conversion, Load, LoadColumn
 from test_encode import CASES, READINGS, REFUSED, VALUES, Raw, load, make
 
@@ -270,3 +274,90 @@ def test_wrong_codes_are_an_error(tmp_path: Path, sql: str) -> None:
     make(tmp_path / "x.db", [1])
     with SqliteSource(str(tmp_path / "x.db")).snapshot(1) as (reader,), pytest.raises(apsw.SQLError, match="codes"):
         reader.connection.execute(f"SELECT {sql} FROM t").fetchall()
+
+
+# ── profiles ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LABELS = (NUL, "integer", "real", "text", "blob", *SHAPES, *decimal_shapes(10, 2), *decimal_shapes(30, 10))
+TESTED = [label for label in LABELS if scan.test([label])]
+
+
+def profiles(path: Path, shapes: Sequence[str]) -> tuple[TableProfile, TableProfile]:
+    """The profile of table `t` by the extension, and by SQL."""
+    with SqliteSource(str(path)).snapshot(1) as (reader,):
+        table = read_schema(reader).table("t")
+        wanted = {"v": (*_MEASURES, *shapes)}
+        quick = profile(reader, table, wanted)
+        reader.native = False
+        return quick, profile(reader, table, wanted)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    values=st.lists(
+        st.one_of(st.none(), *(st.lists(kind, max_size=5) for kind in (ANY, MONEY, COUNTS, MOMENTS, JSON)))
+    ),
+    shapes=st.lists(st.sampled_from(list(SHAPES)), max_size=6, unique=True),
+    declared=st.sampled_from(["", "TEXT", "INTEGER", "NUMERIC", "REAL", "BLOB", "TEXT NOT NULL"]),
+)
+def test_profiles_are_equal(tmp_path: Path, values: list[Any], shapes: list[str], declared: str) -> None:
+    flat = [value for group in values for value in (group or [None])]
+    if "NOT NULL" in declared:
+        flat = [value for value in flat if value is not None]
+    make(tmp_path / "x.db", flat, declared)
+    quick, slow = profiles(tmp_path / "x.db", shapes)
+    assert quick == slow
+
+
+@pytest.mark.parametrize("label", TESTED)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.lists(ANY, min_size=1, max_size=40))
+def test_a_test_is_never_laxer_than_its_shape(tmp_path: Path, label: str, values: list[Any]) -> None:
+    make(tmp_path / "x.db", values)
+    with SqliteSource(str(tmp_path / "x.db")).snapshot(1) as (reader,):
+        source = read_schema(reader).table("t").column("v")
+        column = _Column(reader, source, (label,) if label not in (NUL, "integer", "real", "text", "blob") else ())
+        sql = f"SELECT v, profile(?, v), {column.condition(label)} FROM (SELECT * FROM t ORDER BY id) GROUP BY id"
+        for value, data, holds in reader.rows(sql.replace("SELECT v,", "SELECT quote(CAST(v AS BLOB)),"),
+                                              (scan.test([label]),)):  # fmt: skip
+            assert isinstance(data, bytes)
+            counted = sum(struct.unpack_from(">qqqq", data, 16))
+            assert counted <= (holds or 0), value
+
+
+USUAL: list[tuple[str, Any]] = [
+    ("text", "é"), ("integer", 5), ("real", 0.5), ("blob", b"x"), ("empty", ""),
+    ("iso-date", "2020-02-29"), ("iso-naive", "2020-02-29 12:30:00"), ("iso-naive", "2020-02-29T12:30:00.123456"),
+    ("iso-zoned", "2020-02-29T12:30:00Z"), ("iso-zoned", "2020-02-29T12:30:00.678+09:00"),
+    ("iso-zoned", "2020-02-29 12:30:00+0900"), ("iso-time", "12:30"), ("zero-date", "0000-00-00 00:00:00"),
+    ("bool-text", "TRUE"), ("uuid36", "550E8400-e29b-41d4-a716-446655440000"), ("uuid32", "a" * 32),
+    ("uuid-braces", "{550e8400-e29b-41d4-a716-446655440000}"), ("json", '{"a": [1, null, "\\n"]}'), ("json", "1.5e3"),
+    ("integer-text", "-9223372036854775808"), ("integer-text", "0"), ("digits-text", "007"), ("decimal-text", "-1.50"),
+    ("bool", 1), ("zero", 0), ("epoch-s", 1577934245), ("epoch-ms", 1577934245678), ("yyyymmdd", 20200229),
+    ("webkit-us", 13307547600000000), ("integer-fits-10-2", 99999999), ("real-fits-10-2", 67907.24),
+    ("real-fits-30-10", 0.1), ("real-infinite", float("inf")), ("real-huge", 1e300), ("real-whole", -3.0),
+    ("real-julian", 2458849.5), ("real-epoch-s", 1577934245.123456), ("real-epoch-s-fine", 1577934245.1234567),
+    ("uuid-blob", bytes(16)), ("empty-blob", b""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("label", "value"), USUAL)
+def test_usual_values_are_known_to_the_extension(tmp_path: Path, label: str, value: Any) -> None:
+    make(tmp_path / "x.db", [value])
+    with SqliteSource(str(tmp_path / "x.db")).snapshot(1) as (reader,):
+        table = read_schema(reader).table("t")
+        packed = scan.tests(reader, {"v": [label]})
+        rows, seen = scan.counted(reader, table, packed, {"v": [label]})
+    assert (rows, seen["v"]["values"], seen["v"][label]) == (1, 1, 1)
+
+
+@given(text=JSON | st.text(max_size=20) | st.from_regex(r'\A\{("[ab]":[01],?){0,4}\}\Z'))
+def test_json_repeats_misses_no_key(text: str) -> None:
+    connection = apsw.Connection(":memory:")
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1)
+    connection.load_extension(str(native.extension()), native.ENTRY)
+    twice = "EXISTS (SELECT 1 FROM json_tree(?1) WHERE key IS NOT NULL GROUP BY parent, key HAVING count(*) > 1)"
+    may, does = connection.execute(f"SELECT json_repeats(?1), CASE WHEN json_valid(?1) THEN {twice} END", (text,)).get
+    assert may or not does

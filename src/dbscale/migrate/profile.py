@@ -14,6 +14,7 @@ from itertools import islice
 
 from dbscale.drivers.source import Reader, Value
 from dbscale.errors import SourceError
+from dbscale.migrate import scan
 from dbscale.migrate.model import ColumnProfile, SourceColumn, SourceTable, TableProfile
 from dbscale.migrate.shapes import EXACT, SHAPES, StorageClass, shape
 from dbscale.schema import quote
@@ -178,8 +179,34 @@ def _first_scan(
     reader: Reader, table: SourceTable, columns: Sequence[_Column], expected: Mapping[str, tuple[str, ...]]
 ) -> tuple[int, dict[str, ColumnProfile]]:
     """The number of rows, and the profiles of the columns that hold only what is expected of them."""
+    quick = scan.tests(reader, expected)
+    rows, seen = scan.counted(reader, table, quick, expected)
+    rest = [column for column in columns if not scan.whole(seen.get(column.name), expected[column.name])]
+    if rest or not quick:
+        rows, more = _counted(reader, table, rest, expected)
+        seen |= more
     found: dict[str, ColumnProfile] = {}
+    for column in columns:
+        own = {term: seen[column.name][term] for term in _first_terms(column, expected[column.name])}
+        counts = {label: _int(own[label]) for label in expected[column.name]}
+        if sum(counts.values()) == _int(own["values"]) and not any(
+            counts[each] and column.hides(each) for each in counts
+        ):
+            shown = {
+                label: samples(reader, table, column.name, column.condition(label))
+                for label in counts
+                if counts[label] and column.is_odd(label)
+            }
+            found[column.name] = _profile(column, counts, rows, own, shown)
+    return rows, found
+
+
+def _counted(
+    reader: Reader, table: SourceTable, columns: Sequence[_Column], expected: Mapping[str, tuple[str, ...]]
+) -> tuple[int, dict[str, dict[str, Value]]]:
+    """The number of rows, and what `_first_terms` asks of each column, by SQL."""
     rows = 0
+    seen: dict[str, dict[str, Value]] = {}
     for some in _portions(columns, _AGGREGATES // 8) or [[]]:
         terms = [_first_terms(column, expected[column.name]) for column in some]
         every = ["count(*)", *(sql for own in terms for sql in own.values())]
@@ -187,18 +214,8 @@ def _first_scan(
         values = iter(row)
         rows = _int(next(values))
         for column, own in zip(some, terms, strict=True):
-            seen = dict(zip(own, islice(values, len(own)), strict=True))
-            counts = {label: _int(seen[label]) for label in expected[column.name]}
-            if sum(counts.values()) == _int(seen["values"]) and not any(
-                counts[each] and column.hides(each) for each in counts
-            ):
-                shown = {
-                    label: samples(reader, table, column.name, column.condition(label))
-                    for label in counts
-                    if counts[label] and column.is_odd(label)
-                }
-                found[column.name] = _profile(column, counts, rows, seen, shown)
-    return rows, found
+            seen[column.name] = dict(zip(own, islice(values, len(own)), strict=True))
+    return rows, seen
 
 
 def _first_terms(column: _Column, expected: Sequence[str]) -> dict[str, str]:
@@ -290,7 +307,8 @@ def _measured(reader: Reader, table: SourceTable, column: _Column, seen: ColumnP
             ((value,),) = reader.rows(f"SELECT {distinct} FROM {source}")
             shapes[measure] = _int(value)
     if DUPLICATE_KEYS in column.measures and shapes.get("json", 0) + shapes.get("json-escaped", 0):
-        valid = f"typeof({x})='text' AND json_valid({x}) AND {_DUPLICATES.replace('{x}', x)}"
+        likely = f"json_repeats({x}) AND" if scan.native(reader) else ""
+        valid = f"typeof({x})='text' AND {likely} json_valid({x}) AND {_DUPLICATES.replace('{x}', x)}"
         ((value,),) = reader.rows(f"SELECT count(*) FROM {source} WHERE {valid}")
         shapes[DUPLICATE_KEYS] = _int(value)
     if shapes.get("json-escaped"):

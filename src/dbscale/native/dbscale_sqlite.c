@@ -2,6 +2,8 @@
 **
 **   pgcopy(codes, key, c1, ..., cn)   aggregate: the rows as PostgreSQL's binary COPY takes them, in one blob
 **   pgcopy_row(codes, c1, ..., cn)    the same of one row; NULL where the row is left out
+**   profile(tests, c1, ..., cn)       aggregate: how many values of each column are what was expected, and their ends
+**   json_repeats(text)                whether an object in the JSON may have a key twice
 **
 ** A row with a value that has no usual form is left out, and its key is told: Python reads it again and decides
 ** (convert.py). So a test here may be too strict, but never too lax. No value is changed in silence: every cell is
@@ -30,6 +32,7 @@ static Api api;
 #define sqlite_aggregate_context ROUTINE(0, void *, (sqlite3_context *, int))
 #define sqlite_get_auxdata ROUTINE(61, void *, (sqlite3_context *, int))
 #define sqlite_result_error ROUTINE(80, void, (sqlite3_context *, const char *, int))
+#define sqlite_result_int ROUTINE(82, void, (sqlite3_context *, int))
 #define sqlite_result_null ROUTINE(84, void, (sqlite3_context *))
 #define sqlite_set_auxdata ROUTINE(92, void, (sqlite3_context *, int, void *, void (*)(void *)))
 #define sqlite_value_blob ROUTINE(102, const void *, (sqlite3_value *))
@@ -777,15 +780,21 @@ static int put_uuid(Buffer *out, const Code *code, const u8 *p, size_t n) {
     return put_bytes(out, uuid, 16);
 }
 
-static int put_word(Buffer *out, const Code *code, const u8 *p, size_t n) {
+/* The truth of a word: 1, 0, or -1 where it is none. */
+static int word_of(const u8 *p, size_t n) {
     static const char *const words[] = {"t", "f", "true", "false", "y", "n", "yes", "no", "on", "off", "1", "0"};
     char lower[6];
     size_t i, word;
-    if (n < 1 || n > 5 || code->to != 'b') return LEFT_OUT;
+    if (n < 1 || n > 5) return -1;
     for (i = 0; i < n; i++) lower[i] = (char)(p[i] >= 'A' && p[i] <= 'Z' ? p[i] + 32 : p[i]);
     for (word = 0; word < sizeof words / sizeof *words; word++)
-        if (strlen(words[word]) == n && memcmp(words[word], lower, n) == 0) return put_bool(out, word % 2 == 0);
-    return LEFT_OUT;
+        if (strlen(words[word]) == n && memcmp(words[word], lower, n) == 0) return word % 2 == 0;
+    return -1;
+}
+
+static int put_word(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    int truth = word_of(p, n);
+    return truth < 0 || code->to != 'b' ? LEFT_OUT : put_bool(out, truth);
 }
 
 static int put_number(Buffer *out, const Code *code, const u8 *p, size_t n) {
@@ -1037,17 +1046,374 @@ static void pgcopy_row(sqlite3_context *context, int count, sqlite3_value **valu
     if (fresh) sqlite_set_auxdata(context, 0, codes, free); /* it may free them at once: they are not used below */
 }
 
+/* ---- profile(tests, c1, ..., cn) ------------------------------------------------------------------------------- */
+
+/* What a column's values are expected to be, one letter a storage class ('-': none of that class), each the meaning of
+** an SQL condition in migrate/shapes.py. A test may be stricter than that condition, and never laxer: a column with a
+** value that passes none is counted again in SQL. */
+typedef struct {
+    char integers, reals, texts, blobs;
+    int scale;
+    int64_t least, greatest; /* for integers */
+    double low, high;        /* for reals */
+} Test;
+
+enum { TEST_BYTES = 40 };
+
+typedef struct {
+    int64_t values, counted[4], widest, longest;
+    int64_t least, greatest; /* of integers */
+    double low, high;        /* of reals */
+} Tally;
+
+typedef struct {
+    int count;
+    int64_t rows;
+    Test *tests;
+    Tally *tallies;
+} Profile;
+
+static uint64_t load64(const u8 *p) {
+    uint64_t x = 0;
+    int i;
+    for (i = 0; i < 8; i++) x = x << 8 | p[i];
+    return x;
+}
+
+static double double_of(uint64_t bits) {
+    double x;
+    memcpy(&x, &bits, 8);
+    return x;
+}
+
+static void read_test(const u8 *p, Test *test) {
+    uint64_t bits;
+    test->integers = (char)p[0];
+    test->reals = (char)p[1];
+    test->texts = (char)p[2];
+    test->blobs = (char)p[3];
+    test->scale = p[7];
+    bits = load64(p + 8);
+    memcpy(&test->least, &bits, 8);
+    bits = load64(p + 16);
+    memcpy(&test->greatest, &bits, 8);
+    test->low = double_of(load64(p + 24));
+    test->high = double_of(load64(p + 32));
+}
+
+static int integer_is(const Test *test, int64_t x) {
+    switch (test->integers) {
+        case '*': return 1;
+        case 'r': return x >= test->least && x <= test->greatest;
+        case 'y':
+            return x >= 10000101 && x <= 99991231 &&
+                   day_number((int)(x / 10000), (int)(x / 100 % 100), (int)(x % 100)) != INT64_MIN;
+        default: return 0;
+    }
+}
+
+/* Whether a decimal with `scale` digits behind the point, and not many in all, reads back as `x`. */
+static int is_decimal(double x, int scale) {
+    static const double tens[] = {1e0, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                  1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
+    double a = x < 0 ? -x : x;
+    uint64_t whole;
+    if (scale < 0 || scale > 15 || !(a < 9e15 / tens[scale])) return 0;
+    whole = (uint64_t)(a * tens[scale] + 0.5);
+    return whole < UINT64_C(1) << 53 && (double)whole / tens[scale] == a;
+}
+
+static int real_is(const Test *test, double x) {
+    switch (test->reals) {
+        case '*': return 1;
+        case 'w': return x >= -9223372036854775808.0 && x < 9223372036854775808.0 && (double)(int64_t)x == x;
+        case 'I': return !is_finite(x);
+        case 'h': return x >= 9223372036854775808.0 || x < -9223372036854775808.0;
+        case 'r': return x >= test->low && x <= test->high;
+        case 'd': return x >= test->low && x <= test->high && is_decimal(x, test->scale);
+        default: return 0;
+    }
+}
+
+/* A date and time as SQLite's own functions read it. `fine` digits beyond the microsecond are looked for where SQL looks
+** for them, which is at a place counted from the start. */
+static int is_moment(const u8 *p, size_t n, int zoned) {
+    Scan s = {p, p + n};
+    const u8 *end = p + n, *rest;
+    int year;
+    if (n < 16 || p[4] != '-' || p[7] != '-' || (p[10] != ' ' && p[10] != 'T')) return 0;
+    if (two_digits(p) < 0 || two_digits(p + 2) < 0) return 0;
+    year = two_digits(p) * 100 + two_digits(p + 2);
+    if (day_number(year, two_digits(p + 5), two_digits(p + 8)) == INT64_MIN) return 0;
+    s.p += 11;
+    if (read_clock(&s) < 0) return 0;
+    if (!zoned) return s.p == end;
+    n = (size_t)(end - s.p);
+    if (year > 9998 || n < 1) return 0;
+    if (n == 1) {
+        if ((*s.p | 0x20) != 'z') return 0;
+    } else {
+        if (n < 3 || (*s.p != '+' && *s.p != '-') || two_digits(s.p + 1) < 0 || two_digits(s.p + 1) > 14) return 0;
+        if (n == 6 && s.p[3] == ':') {
+            if (two_digits(s.p + 4) < 0 || two_digits(s.p + 4) > 59) return 0;
+        } else if (n == 5) {
+            if (two_digits(s.p + 3) < 0 || two_digits(s.p + 3) > 59) return 0;
+            end = s.p;
+        } else if (n == 3) {
+            end = s.p;
+        } else {
+            return 0;
+        }
+    }
+    for (rest = p + 26; rest < end && *rest == '0'; rest++) {
+    }
+    return rest >= end || *rest < '1' || *rest > '9';
+}
+
+static int is_hex(const u8 *p, size_t n, int dashed) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        if (dashed && (i == 8 || i == 13 || i == 18 || i == 23)) {
+            if (p[i] != '-') return 0;
+        } else if (hex_value(p[i]) < 0) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* JSON without an escape that might be refused by jsonb. */
+static int is_plain_json(const u8 *p, size_t n) {
+    Scan s = {p, p + n};
+    size_t i;
+    if (!json_value(&s, 0) || s.p != s.end) return 0;
+    for (i = 0; i + 5 < n; i++) {
+        if (p[i] != '\\' || p[i + 1] != 'u') continue;
+        if ((p[i + 2] | 0x20) == 'd' || memcmp(p + i + 2, "0000", 4) == 0) return 0;
+    }
+    return 1;
+}
+
+/* Decimal digits behind an optional minus; `points` of them may be points. */
+static int is_digits(const u8 *p, size_t n, int points) {
+    size_t i;
+    int seen = 0;
+    if (n >= 1000) return 0;
+    if (n && *p == '-') p++, n--;
+    if (!n || !is_digit(p[0]) || !is_digit(p[n - 1])) return 0;
+    for (i = 0; i < n; i++) {
+        if (p[i] == '.') seen++;
+        else if (!is_digit(p[i])) return 0;
+    }
+    return seen == points;
+}
+
+static int text_is(const Test *test, const u8 *p, size_t n) {
+    Scan s = {p, p + n};
+    int64_t whole;
+    if (memchr(p, 0, n)) return 0;
+    switch (test->texts) {
+        case '*': return 1;
+        case 'e': return n == 0;
+        case 'D': {
+            if (n != 10 || p[4] != '-' || p[7] != '-' || two_digits(p) < 0 || two_digits(p + 2) < 0) return 0;
+            return day_number(two_digits(p) * 100 + two_digits(p + 2), two_digits(p + 5), two_digits(p + 8)) != INT64_MIN;
+        }
+        case 'n': return is_moment(p, n, 0);
+        case 'z': return is_moment(p, n, 1);
+        case 'T': return n < 16 && read_clock(&s) >= 0 && s.p == s.end;
+        case '0': return n >= 10 && memcmp(p, "0000-00-00", 10) == 0;
+        case 'b': return word_of(p, n) >= 0;
+        case 'u': return n == 36 && is_hex(p, n, 1);
+        case 'v': return n == 32 && is_hex(p, n, 0);
+        case 'w': return n == 38 && p[0] == '{' && p[37] == '}' && is_hex(p + 1, 36, 1);
+        case 'j': return n > 0 && is_plain_json(p, n);
+        case 'i':
+            if (!is_digits(p, n, 0) || n > 20 || !read_integer(p, n, &whole)) return 0;
+            return p[*p == '-'] != '0' || (n == 1);
+        case 'd': return is_digits(p, n, 0);
+        case 'f': return is_digits(p, n, 1);
+        default: return 0;
+    }
+}
+
+static void measure(const Test *test, Tally *tally, sqlite3_value *value) {
+    const u8 *p;
+    u8 digits[20];
+    int64_t whole, n;
+    double x;
+    int type = sqlite_value_type(value);
+    if (type == SQLITE_NULL) return;
+    tally->values++;
+    switch (type) {
+        case SQLITE_INTEGER:
+            whole = sqlite_value_int64(value);
+            if (!integer_is(test, whole)) return;
+            if (!tally->counted[0] || whole < tally->least) tally->least = whole;
+            if (!tally->counted[0] || whole > tally->greatest) tally->greatest = whole;
+            tally->counted[0]++;
+            if (test->texts == '-' && test->blobs == '-') return;
+            n = digits + 20 - digits_of(magnitude(whole), digits + 20) + (whole < 0);
+            break;
+        case SQLITE_FLOAT:
+            /* how wide it is as text is a matter of how SQLite prints it */
+            x = sqlite_value_double(value);
+            if (test->texts != '-' || test->blobs != '-' || !real_is(test, x)) return;
+            if (!tally->counted[1] || x < tally->low) tally->low = x;
+            if (!tally->counted[1] || x > tally->high) tally->high = x;
+            tally->counted[1]++;
+            return;
+        case SQLITE_TEXT:
+            p = sqlite_value_text(value);
+            n = sqlite_value_bytes(value);
+            if (!p || !text_is(test, p, (size_t)n)) return;
+            if (n > tally->longest) {
+                int64_t length = characters(p, (size_t)n);
+                if (length < 0) return; /* versions of SQLite count the characters of broken UTF-8 differently */
+                if (length > tally->longest) tally->longest = length;
+            }
+            tally->counted[2]++;
+            break;
+        default:
+            n = sqlite_value_bytes(value);
+            if (!(test->blobs == '*' || (test->blobs == 'u' && n == 16) || (test->blobs == 'e' && n == 0))) return;
+            tally->counted[3]++;
+    }
+    if (n > tally->widest) tally->widest = n;
+}
+
+static void profile_step(sqlite3_context *context, int count, sqlite3_value **values) {
+    Profile *profile = sqlite_aggregate_context(context, (int)sizeof(Profile));
+    int i;
+    if (!profile) {
+        sqlite_result_error_nomem(context);
+        return;
+    }
+    if (!profile->tests) {
+        const u8 *p = count < 1 || sqlite_value_type(values[0]) != SQLITE_BLOB ? NULL : sqlite_value_blob(values[0]);
+        if (!p || count < 2 || sqlite_value_bytes(values[0]) != (count - 1) * TEST_BYTES) {
+            fail(context, "profile(tests, c1, ..., cn): the tests are not of these columns");
+            return;
+        }
+        profile->tests = calloc((size_t)count, sizeof(Test));
+        profile->tallies = calloc((size_t)count, sizeof(Tally));
+        if (!profile->tests || !profile->tallies) {
+            free(profile->tests);
+            free(profile->tallies);
+            memset(profile, 0, sizeof *profile);
+            sqlite_result_error_nomem(context);
+            return;
+        }
+        profile->count = count - 1;
+        for (i = 0; i < profile->count; i++) read_test(p + i * TEST_BYTES, &profile->tests[i]);
+    }
+    profile->rows++;
+    for (i = 0; i < profile->count; i++) measure(&profile->tests[i], &profile->tallies[i], values[i + 1]);
+}
+
+/* The number of rows, and eleven numbers a column in the order of Tally: 64 bits each, big-endian. */
+static void profile_final(sqlite3_context *context) {
+    Profile *profile = sqlite_aggregate_context(context, 0);
+    Buffer out = {NULL, 0, 0, 0};
+    u8 *at;
+    int i, k;
+    if (!profile || !profile->tests) {
+        sqlite_result_null(context);
+        return;
+    }
+    at = extend(&out, 8 + 88 * (size_t)profile->count);
+    if (at) at = store64(at, (uint64_t)profile->rows);
+    for (i = 0; at && i < profile->count; i++) {
+        const Tally *tally = &profile->tallies[i];
+        at = store64(at, (uint64_t)tally->values);
+        for (k = 0; k < 4; k++) at = store64(at, (uint64_t)tally->counted[k]);
+        at = store64(store64(at, (uint64_t)tally->widest), (uint64_t)tally->longest);
+        at = store64(store64(at, (uint64_t)tally->least), (uint64_t)tally->greatest);
+        at = store64(store64(at, bits_of(tally->low)), bits_of(tally->high));
+    }
+    if (at) sqlite_result_blob64(context, out.bytes, out.length, free);
+    else sqlite_result_error_nomem(context);
+    free(profile->tests);
+    free(profile->tallies);
+    memset(profile, 0, sizeof *profile);
+}
+
+/* ---- json_repeats(text) ---------------------------------------------------------------------------------------- */
+
+enum { MOST_KEYS = 512 };
+
+typedef struct {
+    const u8 *p;
+    size_t n;
+} Key;
+
+/* Whether an object of the value at `s` may have a key twice. Keys with escapes are not read, and too many not
+** compared: then it may. `keys` are those of the objects around it, `count` how many those are. */
+static int repeats(Scan *s, Key *keys, int count, int depth) {
+    int first = count, i;
+    u8 closing;
+    skip_space(s);
+    if (s->p >= s->end || depth > JSON_DEPTH) return 1;
+    if (*s->p == '"') return !json_string(s);
+    if (*s->p != '{' && *s->p != '[') {
+        while (s->p < s->end && *s->p != ',' && *s->p != '}' && *s->p != ']') s->p++;
+        return 0;
+    }
+    closing = *s->p++ == '{' ? '}' : ']';
+    skip_space(s);
+    if (s->p < s->end && *s->p == closing) return s->p++, 0;
+    for (;;) {
+        if (closing == '}') {
+            Key key;
+            skip_space(s);
+            key.p = s->p;
+            if (s->p >= s->end || *s->p != '"' || !json_string(s)) return 1;
+            key.n = (size_t)(s->p - key.p);
+            if (count == MOST_KEYS || memchr(key.p, '\\', key.n)) return 1;
+            for (i = first; i < count; i++)
+                if (keys[i].n == key.n && memcmp(keys[i].p, key.p, key.n) == 0) return 1;
+            keys[count++] = key;
+            skip_space(s);
+            if (s->p >= s->end || *s->p++ != ':') return 1;
+        }
+        if (repeats(s, keys, count, depth + 1)) return 1;
+        skip_space(s);
+        if (s->p >= s->end) return 1;
+        if (*s->p == closing) return s->p++, 0;
+        if (*s->p++ != ',') return 1;
+    }
+}
+
+static void json_repeats(sqlite3_context *context, int count, sqlite3_value **values) {
+    Key keys[MOST_KEYS];
+    Scan s;
+    (void)count;
+    s.p = sqlite_value_text(values[0]);
+    if (!s.p) {
+        sqlite_result_null(context);
+        return;
+    }
+    s.end = s.p + sqlite_value_bytes(values[0]);
+    sqlite_result_int(context, repeats(&s, keys, 0, 0));
+}
+
+/* ---- What SQLite calls ----------------------------------------------------------------------------------------- */
+
 #ifdef _WIN32
 __declspec(dllexport)
 #endif
     int sqlite3_dbscale_init(sqlite3 *db, char **error, Api routines) {
+    /* for statements of dbscale alone, and not for what stands in a file: a view, a trigger, an index */
+    const int plain = SQLITE_UTF8 | SQLITE_DIRECTONLY, pure = plain | SQLITE_DETERMINISTIC;
     int result;
     (void)error;
     api = routines;
-    result = sqlite_create_function(db, "pgcopy", -1, SQLITE_UTF8 | SQLITE_DIRECTONLY, NULL, NULL, pgcopy_step,
-                                    pgcopy_final, NULL);
+    result = sqlite_create_function(db, "pgcopy", -1, plain, NULL, NULL, pgcopy_step, pgcopy_final, NULL);
     if (result == SQLITE_OK)
-        result = sqlite_create_function(db, "pgcopy_row", -1, SQLITE_UTF8 | SQLITE_DIRECTONLY | SQLITE_DETERMINISTIC, NULL,
-                                        pgcopy_row, NULL, NULL, NULL);
+        result = sqlite_create_function(db, "pgcopy_row", -1, pure, NULL, pgcopy_row, NULL, NULL, NULL);
+    if (result == SQLITE_OK)
+        result = sqlite_create_function(db, "profile", -1, plain, NULL, NULL, profile_step, profile_final, NULL);
+    if (result == SQLITE_OK)
+        result = sqlite_create_function(db, "json_repeats", 1, pure, NULL, json_repeats, NULL, NULL, NULL);
     return result;
 }
