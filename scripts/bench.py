@@ -259,16 +259,41 @@ print(time.perf_counter() - began)
         return {"load": peer(script), "rows": self.rows}
 
     def pgloader(self) -> Result:
-        """pgloader's whole migration."""
+        """pgloader's whole migration, of a copy with the same rows from which is taken what it fails on."""
         if not shutil.which("pgloader"):
             raise Skipped("it is not installed (Debian's package pgloader)")
+        source = self.simpler()
         self.clear()
         began = time.perf_counter()
-        command = ["pgloader", str(self.source), self.url.partition("?")[0]]
+        command = ["timeout", "--kill-after=1", "300", "pgloader", str(source), self.url.partition("?")[0]]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise Skipped(result.stdout[-300:] + result.stderr[-300:])
-        return {"whole": time.perf_counter() - began, "rows": self.rows}
+        whole = time.perf_counter() - began
+        with psycopg.connect(self.url) as connection:
+            rows = sum((connection.execute(f"SELECT count(*) FROM {t}").fetchone() or (0,))[0] for t in TABLES)
+        if rows != self.rows:
+            raise Skipped(f"{rows} of {self.rows} rows arrived: {result.stdout[-300:]}")
+        return {"whole": whole, "rows": self.rows}
+
+    def simpler(self) -> Path:
+        """The sample without what stops pgloader 3.6: a default of datetime('now'), a generated column, an index on
+        an expression, and epoch seconds in a column declared TIMESTAMP."""
+        copy = self.folder / "simpler.db"
+        if not copy.exists():
+            import sqlite3
+
+            shutil.copy(self.source, copy)
+            with sqlite3.connect(copy) as connection:
+                connection.executescript(
+                    """
+                    DROP INDEX users_email;
+                    PRAGMA writable_schema = on;
+                    UPDATE sqlite_master SET sql = replace(replace(replace(sql, 'DEFAULT (datetime(''now''))', ''),
+                      'GENERATED ALWAYS AS (quantity * fee_cents) STORED', ''),
+                      'created_at TIMESTAMP NOT NULL', 'created_at INTEGER NOT NULL');
+                    PRAGMA writable_schema = reset;
+                    """
+                )
+        return copy
 
     def write_row(self) -> Result:
         """The standard library's sqlite3 and psycopg's COPY, row by row, as a script would."""
