@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import struct
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -361,3 +367,47 @@ def test_json_repeats_misses_no_key(text: str) -> None:
     twice = "EXISTS (SELECT 1 FROM json_tree(?1) WHERE key IS NOT NULL GROUP BY parent, key HAVING count(*) > 1)"
     may, does = connection.execute(f"SELECT json_repeats(?1), CASE WHEN json_valid(?1) THEN {twice} END", (text,)).get
     assert may or not does
+
+
+# ── packaging and safety ──────────────────────────────────────────────────────────────────────────────────────────
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_the_sanitizers_find_nothing() -> None:
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("no C compiler with sanitizers")
+    command = [sys.executable, str(ROOT / "scripts" / "fuzz_native"), "--rows", "1000000"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "found nothing" in result.stdout
+
+
+def test_places_of_sqlites_routines() -> None:
+    """The numbers in the C file are those of sqlite3ext.h, where there is one."""
+    header = Path("/usr/include/sqlite3ext.h")
+    if not header.exists():
+        pytest.skip("no header of SQLite")
+    body = header.read_text().partition("struct sqlite3_api_routines {")[2].partition("\n};")[0]
+    declared = " ".join(re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL).split()).split(";")
+    names = [found[1] for line in declared if (found := re.search(r"\(\s*\*\s*(\w+)\s*\)\s*\(", line))]
+    assert len(names) == len([line for line in declared if line.strip()])
+    used = re.findall(r"#define sqlite_(\w+)\s*\\?\s*ROUTINE\((\d+),", native.SOURCE.read_text())
+    assert len(used) == 15
+    aliases = {"create_function": "create_function_v2"}
+    assert [(name, names[int(place)]) for name, place in used] == [(name, aliases.get(name, name)) for name, _ in used]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pure", ["", "1"])
+def test_wheels(tmp_path: Path, pure: str) -> None:
+    if not pure and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("no C compiler")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"DBSCALE_PURE": pure})
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert (f"dbscale/native/{native.file_name()}" in names) is not bool(pure)
+    assert wheel.stem.endswith("py3-none-any") is bool(pure)
