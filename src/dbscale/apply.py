@@ -87,6 +87,8 @@ class _Context:
     state_schema: str
     jobs: int
     home: Connection
+    beside: frozenset[str] = frozenset()
+    """The databases other than home that get rows: they keep the marks of their own steps, beside those."""
     done: dict[int, float] = field(default_factory=dict)
     idle: dict[str, list[Connection]] = field(default_factory=dict)
     """Sessions to use again, by database. Lists, since append and pop are atomic."""
@@ -152,14 +154,16 @@ def run(
         if resume and resume.fingerprint != fingerprint:
             raise StalePlan("the source has changed since the run began", where=f"run {resume.id}")
         home = stack.enter_context(postgres.connect(urls[plan.options.get("home", "target")], name="dbscale"))
-        _prepare(plan, urls, state_schema, home)
+        others = _others(plan, urls)
+        _prepare(urls, others, state_schema, home, new=resume is None)
         number = stack.enter_context(catalog.claimed(home, state_schema, plan, fingerprint, resume))
         yield Started(run=number, resumed=resume is not None)
-        context = _Context(plan=plan, run=number, urls=urls, state_schema=state_schema, jobs=jobs, home=home)
+        context = _Context(
+            plan=plan, run=number, urls=urls, state_schema=state_schema, jobs=jobs, home=home, beside=others
+        )
         stack.callback(context.close)
         if resume:
-            catalog.clear_out(home, number)
-            context.done = catalog.steps_done(home, state_schema, number)
+            context.done = _settle(context)
         for group in _groups(plan.steps):
             if isinstance(group[0][1], Load):
                 yield from _load(context, group, source, readers)
@@ -176,10 +180,22 @@ def undo(run_: Run, plan: Plan, *, urls: Mapping[str, str], state_schema: str = 
     with postgres.connect(urls[plan.options.get("home", "target")], name="dbscale") as home:
         number = catalog.claim(home, state_schema, plan, run_.fingerprint, run_)
         try:
-            catalog.clear_out(home, number)
-            context = _Context(plan=plan, run=number, urls=urls, state_schema=state_schema, jobs=1, home=home)
+            context = _Context(
+                plan=plan,
+                run=number,
+                urls=urls,
+                state_schema=state_schema,
+                jobs=1,
+                home=home,
+                beside=_others(plan, urls),
+            )
+            context.done = _settle(context)
             yield Started(run=number, resumed=True)
             yield from _take_back(context)
+            for name in context.beside:
+                with context.session(name) as connection:
+                    catalog.reset(connection, state_schema, number)
+            context.close()
             catalog.reset(home, state_schema, number)
             catalog.finish(home, state_schema, number, "undone")
         except BaseException as error:
@@ -189,14 +205,39 @@ def undo(run_: Run, plan: Plan, *, urls: Mapping[str, str], state_schema: str = 
     yield Finished(run=number, seconds=time.perf_counter() - began)
 
 
-def _prepare(plan: Plan, urls: Mapping[str, str], state_schema: str, home: Connection) -> None:
-    """dbscale's tables on every database that gets rows: checkpoints lie beside the rows they speak of."""
+def _others(plan: Plan, urls: Mapping[str, str]) -> frozenset[str]:
+    """The databases other than home that get rows."""
+    home = urls[plan.options.get("home", "target")]
+    return frozenset(step.on for step in plan.steps if isinstance(step, Load) and urls[step.on] != home)
+
+
+def _prepare(urls: Mapping[str, str], others: Iterable[str], state_schema: str, home: Connection, *, new: bool) -> None:
+    """dbscale's tables on every database that gets rows: checkpoints lie beside the rows they speak of.
+
+    The number of a new run is one that none of them has seen: what another run left there is not taken for its own.
+    """
     catalog.prepare(home, state_schema)
-    for name in sorted(
-        {step.on for step in plan.steps if isinstance(step, Load)} - {plan.options.get("home", "target")}
-    ):
-        with postgres.connect(urls[name]) as connection:
-            catalog.prepare(connection, state_schema)
+    with ExitStack() as stack:
+        connections = [home]
+        for name in sorted(others):
+            connections.append(stack.enter_context(postgres.connect(urls[name])))
+            catalog.prepare(connections[-1], state_schema)
+        if new and len(connections) > 1:
+            used = max(catalog.last_run(connection, state_schema) for connection in connections)
+            for connection in connections:
+                # The new run gets used + 1; where runs of another home may begin, theirs come after it.
+                catalog.skip_runs(connection, state_schema, used if connection is home else used + 1)
+
+
+def _settle(context: _Context) -> dict[int, float]:
+    """The steps that are done, on all databases, once what a killed client left behind has ended."""
+    catalog.clear_out(context.home, context.run)
+    done = catalog.steps_done(context.home, context.state_schema, context.run)
+    for name in sorted(context.beside):
+        with postgres.connect(context.urls[name], name="dbscale") as connection:
+            catalog.clear_out(connection, context.run)
+            done |= catalog.steps_done(connection, context.state_schema, context.run)
+    return done
 
 
 def _groups(steps: Sequence[Step]) -> Iterator[list[tuple[int, Step]]]:
@@ -248,8 +289,8 @@ def _one(context: _Context, number: int, step: Step) -> StepDone:
 
 
 def _sql(context: _Context, number: int, step: Sql, began: float) -> None:
-    """A statement on its database. Where that is home, its mark commits with it; elsewhere, right after it."""
-    at_home = context.urls[step.on] == context.urls[context.home_name]
+    """A statement on its database, with which its mark commits; right after it where that keeps no marks."""
+    marks = step.on in context.beside or context.urls[step.on] == context.urls[context.home_name]
     with context.session(step.on) as connection:
         if step.alone:
             if not (step.holds and _holds(connection, step.holds)):
@@ -257,10 +298,10 @@ def _sql(context: _Context, number: int, step: Sql, began: float) -> None:
         else:
             with connection.transaction():
                 connection.execute(step.sql.encode())
-                if at_home:
+                if marks:
                     seconds = time.perf_counter() - began
                     catalog.step_done(connection, context.state_schema, context.run, number, seconds)
-        if step.alone or not at_home:
+        if step.alone or not marks:
             with context.session(context.home_name) as home:
                 catalog.step_done(home, context.state_schema, context.run, number, time.perf_counter() - began)
 
@@ -313,8 +354,9 @@ def _load(
     for event in loader.run(set(context.done)):
         if isinstance(event, Loaded):
             if event.number not in context.done:
-                with context.session(context.home_name) as home:
-                    catalog.step_done(home, context.state_schema, context.run, event.number, event.seconds)
+                on = loads[event.number].on
+                with context.session(on if on in context.beside else context.home_name) as marks:
+                    catalog.step_done(marks, context.state_schema, context.run, event.number, event.seconds)
             yield StepDone(
                 number=event.number,
                 step=loads[event.number],
@@ -331,10 +373,8 @@ def _load(
 
 def _take_back(context: _Context) -> Iterator[Event]:
     """Undo the steps that are marked, and the loads that have begun, each in a transaction with its mark."""
-    home = context.home
-    done = catalog.steps_done(home, context.state_schema, context.run)
     for number, step in reversed(list(enumerate(context.plan.steps, start=1))):
-        begun = number in done
+        begun = number in context.done
         if isinstance(step, Load) and not begun:
             with context.session(step.on) as connection:
                 begun = bool(catalog.parts_done(connection, context.state_schema, context.run, number))

@@ -182,6 +182,27 @@ def claim(connection: Connection, schema: str, plan: Plan, fingerprint: str, res
         return int(row[0])
 
 
+def last_run(connection: Connection, schema: str) -> int:
+    """The largest number of a run that a database has seen, as its home or with rows that a run brought; 0: none."""
+    seen = [f"SELECT max({column}) FROM {quote(schema)}.{table}" for table, column in _NUMBERED]
+    given = "SELECT pg_sequence_last_value(pg_get_serial_sequence(%s, 'id'))"
+    row = connection.execute(
+        f"SELECT coalesce(max(n), 0) FROM ({' UNION ALL '.join([*seen, given])}) AS t (n)", [f"{quote(schema)}.runs"]
+    ).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate has a row
+    return int(row[0])
+
+
+_NUMBERED = (("runs", "id"), ("loads", "run_id"), ("steps", "run_id"), ("quarantine", "run_id"))
+
+
+def skip_runs(connection: Connection, schema: str, number: int) -> None:
+    """Let this database's own runs have numbers above `number`."""
+    if number > 0:
+        table = f"{quote(schema)}.runs"
+        connection.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), %s)", [table, number])
+
+
 def finish(connection: Connection, schema: str, run: int, state: str, error: str = "") -> None:
     """Write down how a run ended."""
     connection.execute(
@@ -203,12 +224,13 @@ def clear_out(connection: Connection, run: int, seconds: float = 20) -> bool:
     """
     connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
-        " AND usename = current_user AND pid <> pg_backend_pid()",
+        " AND usename = current_user AND datname = current_database() AND pid <> pg_backend_pid()",
         [worker_name(run)],
     )
     for _ in range(int(seconds * 20)):
         row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND pid <> pg_backend_pid()",
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
+            " AND pid <> pg_backend_pid()",
             [worker_name(run)],
         ).fetchone()
         if row == (0,):

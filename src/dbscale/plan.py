@@ -101,6 +101,8 @@ class Load:
     widest: int = 0
     """The largest value, in bytes."""
     on_bad_row: Literal["stop", "quarantine"] = "stop"
+    where: str = ""
+    """A condition in SQLite's SQL over the table `AS s`: only its rows are meant. Empty: all."""
     on: str = "target"
     undo: str | None = None
     group: str = "load"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,13 +17,16 @@ from dbscale.apply import Event, Finished, Noticed, Started, StepDone, StepStart
 from dbscale.catalog import Run
 from dbscale.cli import output, places
 from dbscale.cli.places import Target
-from dbscale.cli.progress import screen
+from dbscale.cli.progress import label, screen
 from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
 from dbscale.errors import ConfigError, Finding, without_secrets
 from dbscale.migrate import plan as planning
 from dbscale.migrate.plan import Migration, Options
 from dbscale.plan import Load, Plan, Sql
+
+if TYPE_CHECKING:
+    from dbscale.shards.map import Maps
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,10 +108,16 @@ def selection(command: F) -> F:
     return command
 
 
+SHARD_MAP = click.option(
+    "--shard-map", multiple=True, metavar="FILE", help="Spread the rows over the shards of this map (again for more)."
+)
+
+
 @click.command()
 @click.argument("source")
 @click.argument("target")
 @selection
+@SHARD_MAP
 @click.option(
     "--on-bad-row",
     type=click.Choice(["stop", "quarantine"]),
@@ -139,6 +148,7 @@ def migrate(
     hold_writes: bool,
     jobs: int,
     state_schema: str,
+    shard_map: tuple[str, ...],
     **chosen: Any,
 ) -> int:
     """Copy SOURCE (SQLite or Turso) into TARGET (PostgreSQL), and prove that every row arrived.
@@ -149,11 +159,12 @@ def migrate(
     settings = configuration.load(config)
     opened = places.open_source(settings, source, copy_first=copy_first, hold_writes=hold_writes)
     destination = places.open_target(settings, target)
-    urls = {"target": destination.url}
-    options = make_options(settings, chosen, jobs=jobs, state_schema=state_schema)
+    spreading = Spreading.read(settings, destination, shard_map)
+    urls = spreading.urls
+    options = make_options(settings, chosen, spreading, jobs=jobs, state_schema=state_schema)
 
     def make(*, ignore_rows: bool) -> Migration:
-        return planning.make(
+        made = planning.make(
             opened,
             destination.url,
             options,
@@ -162,6 +173,7 @@ def migrate(
             ignore_rows=ignore_rows,
             say=(lambda _: None) if as_json else output.say,
         )
+        return spreading.spread(made, opened, ignore_rows=ignore_rows)
 
     if out or as_sql or dry_run:
         migration = make(ignore_rows=False)
@@ -187,14 +199,72 @@ def migrate(
         outcome.plan_seconds = planned
     if outcome.loads and not as_json:
         output.answer(summary(outcome))
-    return conclude(migration, opened, destination, outcome, as_json=as_json, no_verify=no_verify)
+    return conclude(migration, opened, urls, outcome, as_json=as_json, no_verify=no_verify)
 
 
-def make_options(settings: configuration.Config, chosen: dict[str, Any], *, jobs: int, state_schema: str) -> Options:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spreading:
+    """What `--shard-map` says, and where the databases are; without it, just the target."""
+
+    urls: Mapping[str, str]
+    """By name in the plan."""
+    maps: Maps | None = None
+    home: str = ""
+    """The target's name in dbscale.toml."""
+
+    @classmethod
+    def read(cls, settings: configuration.Config, target: Target, files: Sequence[str]) -> Spreading:
+        """ConfigError where a map is wrong, or the target is not the home of the shards."""
+        if not files:
+            return cls(urls={"target": target.url})
+        from dbscale.shards import client, file
+
+        loaded = [map_ for path in files for map_ in file.load(path, settings).maps]
+        if not loaded:
+            raise ConfigError("there is no such map", where=", ".join(files), try_="--shard-map shard_maps/NAME.toml")
+        if not settings.shards:
+            raise ConfigError("dbscale.toml names no shards", where="[shards]", try_='shard_1 = "NAME OF A DATABASE"')
+        maps = file.together(loaded, settings.shards)
+        home = settings.shards.get("home", target.reference)
+        if "home" in settings.shards and places.open_target(settings, home).url != target.url:
+            raise ConfigError(
+                f"the tables on no map go to {home}, the home of the shards",
+                where=f"{settings.path}: shards.home",
+                try_=f"dbscale migrate SOURCE {home} --shard-map …",
+            )
+        names = dict.fromkeys(name for map_ in maps.maps for name in client.databases(map_, maps.shards))
+        urls = {name: places.open_target(settings, name).url for name in names if name != home}
+        return cls(urls={"target": target.url, **urls}, maps=maps, home=home)
+
+    def spread(self, migration: Migration, source: Source, *, ignore_rows: bool) -> Migration:
+        """The migration over all databases; the same one without maps."""
+        if self.maps is None:
+            return migration
+        from dbscale.migrate import sharded
+
+        servers = sharded.Servers(urls={**self.urls, self.home: self.urls["target"]}, home=self.home)
+        return sharded.spread(migration, source, self.maps, servers, ignore_rows=ignore_rows)
+
+
+def make_options(
+    settings: configuration.Config,
+    chosen: dict[str, Any],
+    spreading: Spreading | None = None,
+    *,
+    jobs: int,
+    state_schema: str,
+) -> Options:
     """The command line's options and dbscale.toml's as the plan takes them."""
+    maps = spreading.maps.maps if spreading and spreading.maps else ()
     if chosen.get("truncate") and not chosen.get("into_existing"):
         raise ConfigError("--truncate goes with --into-existing", where="command line", try_="add --into-existing")
-    return Options(types=settings.types, jobs=jobs, state_schema=state_schema, **chosen)
+    return Options(
+        types=settings.types,
+        jobs=jobs,
+        state_schema=state_schema,
+        shard_maps={map_.name: map_.checksum for map_ in maps},
+        **chosen,
+    )
 
 
 def carry_out(
@@ -250,9 +320,10 @@ def headline(plan: Plan) -> str:
     """`plan 9778c19beeaa: 14 tables, 2 031 554 rows, 22 indexes`."""
     loads = [step for step in plan.steps if isinstance(step, Load)]
     indexes = sum(1 for step in plan.steps if isinstance(step, Sql) and step.group == "indexes")
+    tables = len({load.table for load in loads})
     rows = output.count(sum(load.rows for load in loads))
     size = output.size(sum(load.bytes for load in loads))
-    return f"plan {plan.id}: {plan.title}: {len(loads)} tables, {rows} rows, {size}, {indexes} indexes"
+    return f"plan {plan.id}: {plan.title}: {tables} tables, {rows} rows, {size}, {indexes} indexes"
 
 
 def show_plan(plan: Plan, migration: Migration, *, out: str | None, as_sql: bool, as_json: bool) -> int:
@@ -280,7 +351,7 @@ def show_plan(plan: Plan, migration: Migration, *, out: str | None, as_sql: bool
 
 def tables_text(loads: Sequence[Load]) -> str:
     """One line a table: rows, bytes, columns."""
-    rows = [(load.table, output.count(load.rows), output.size(load.bytes), len(load.columns)) for load in loads]
+    rows = [(label(load), output.count(load.rows), output.size(load.bytes), len(load.columns)) for load in loads]
     return output.table(("table", "rows", "size", "columns"), rows, right=(1, 2, 3))
 
 
@@ -296,24 +367,27 @@ def types_text(migration: Migration) -> str:
 
 def summary(outcome: Outcome) -> str:
     """The table at the end of a run: per table rows, bytes, copy and index time; then wall clock and rows/s."""
-    index_seconds: dict[str, float] = {}
+    index_seconds: dict[tuple[str, str], float] = {}
     for done in outcome.steps:
         if isinstance(done.step, Sql) and done.step.group in ("keys", "indexes", "validate"):
             for load in outcome.loads:
                 assert isinstance(load.step, Load)  # noqa: S101 - by the property
-                if done.step.does.endswith(f'"{load.step.target}"'):
-                    index_seconds[load.step.target] = index_seconds.get(load.step.target, 0.0) + done.seconds
+                place = (load.step.on, load.step.target)
+                if done.step.on == load.step.on and done.step.does.removesuffix(f" on {load.step.on}").endswith(
+                    f'"{load.step.target}"'
+                ):
+                    index_seconds[place] = index_seconds.get(place, 0.0) + done.seconds
     rows: list[Sequence[object]] = []
     for done in outcome.loads:
         assert isinstance(done.step, Load)  # noqa: S101 - by the property
         rows.append(
             (
-                done.step.table,
+                label(done.step),
                 output.count(done.loaded),
                 output.count(done.quarantined),
                 output.size(done.bytes),
                 output.seconds(done.seconds),
-                output.seconds(index_seconds.get(done.step.target, 0.0)),
+                output.seconds(index_seconds.get((done.step.on, done.step.target), 0.0)),
             )
         )
     loaded = sum(done.loaded for done in outcome.loads)
@@ -325,14 +399,20 @@ def summary(outcome: Outcome) -> str:
 
 
 def conclude(
-    migration: Migration, source: Source, target: Target, outcome: Outcome, *, as_json: bool, no_verify: bool
+    migration: Migration,
+    source: Source,
+    urls: Mapping[str, str],
+    outcome: Outcome,
+    *,
+    as_json: bool,
+    no_verify: bool,
 ) -> int:
     """Verify unless told not to, and answer with the exit status: 1 when a row is missing or differs."""
     report = None
     if not no_verify:
         from dbscale.cli import verify as verifying
 
-        report = verifying.check(migration, source, target, run=outcome.run, quiet=as_json)
+        report = verifying.check(migration, source, urls, run=outcome.run, quiet=as_json)
     if as_json:
         output.answer_json(
             {
@@ -345,6 +425,7 @@ def conclude(
                 "tables": [
                     {
                         "table": done.step.table,
+                        "on": done.step.on,
                         "target": f"{done.step.schema}.{done.step.target}",
                         "source_rows": done.loaded + done.quarantined,
                         "loaded": done.loaded,

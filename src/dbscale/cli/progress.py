@@ -15,6 +15,11 @@ from dbscale.plan import Load, Plan
 LOG_SECONDS = 10
 
 
+def label(load: Load) -> str:
+    """A load's table, and its database where that is not the target."""
+    return load.table if load.on == "target" else f"{load.table} on {load.on}"
+
+
 class Screen(Protocol):
     """Something that shows events as they come."""
 
@@ -43,7 +48,7 @@ class Log:
             output.say(f"run {event.run}{' goes on' if event.resumed else ''}: {self._plan.title}")
         elif isinstance(event, StepDone) and isinstance(event.step, Load):
             already = " (before)" if event.skipped else ""
-            output.say(f"  {event.step.table}: {output.count(event.loaded)} rows{already}")
+            output.say(f"  {label(event.step)}: {output.count(event.loaded)} rows{already}")
         elif isinstance(event, Progress):
             self._rows[event.number] = event.rows
             if time.monotonic() - self._last >= LOG_SECONDS:
@@ -73,7 +78,7 @@ class Bars:
         )
         self._steps = self.bars.add_task("steps", total=self._others, rows="", rate="")
         self._tasks = {
-            number: self.bars.add_task(step.table, total=step.rows, rows="", rate="", start=False)
+            number: self.bars.add_task(label(step), total=step.rows, rows="", rate="", start=False)
             for number, step in enumerate(plan.steps, start=1)
             if isinstance(step, Load)
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -16,8 +16,7 @@ import psycopg
 from dbscale import catalog
 from dbscale import config as configuration
 from dbscale.cli import output, places
-from dbscale.cli.migrate import make_options, selection
-from dbscale.cli.places import Target
+from dbscale.cli.migrate import SHARD_MAP, Spreading, make_options, selection
 from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
 from dbscale.migrate import plan as planning
@@ -35,6 +34,7 @@ MOST_SHOWN = 20
 @click.argument("source")
 @click.argument("target")
 @selection
+@SHARD_MAP
 @click.option("--copy-first", is_flag=True, help="Copy the SQLite file to a temporary place and read the copy.")
 @output.common
 def verify(
@@ -44,6 +44,7 @@ def verify(
     copy_first: bool,
     jobs: int,
     state_schema: str,
+    shard_map: tuple[str, ...],
     as_json: bool,
     config: str | None,
     **chosen: Any,
@@ -56,7 +57,8 @@ def verify(
     settings = configuration.load(config)
     opened = places.open_source(settings, source, copy_first=copy_first)
     destination = places.open_target(settings, target)
-    options = make_options(settings, chosen, jobs=jobs, state_schema=state_schema)
+    spreading = Spreading.read(settings, destination, shard_map)
+    options = make_options(settings, chosen, spreading, jobs=jobs, state_schema=state_schema)
     migration = planning.make(
         opened,
         destination.url,
@@ -66,7 +68,8 @@ def verify(
         ignore_rows=True,
         say=(lambda _: None) if as_json else output.say,
     )
-    report = check(migration, opened, destination, run=None, quiet=as_json)
+    migration = spreading.spread(migration, opened, ignore_rows=True)
+    report = check(migration, opened, spreading.urls, run=None, quiet=as_json)
     return _answer(report, json=as_json)
 
 
@@ -78,23 +81,52 @@ def _answer(report: Report, *, json: bool) -> int:
     return 0 if report.same else 1
 
 
-def check(migration: Migration, source: Source, target: Target, *, run: int | None, quiet: bool) -> Report:
+def check(migration: Migration, source: Source, urls: Mapping[str, str], *, run: int | None, quiet: bool) -> Report:
     """Compare what a migration was to bring about with what is there. Rows that `run` kept apart are not expected.
 
-    Without a run, it is the newest one that was done from the same source.
+    Without a run, it is the newest one that was done from the same source. `urls`: the databases of the plan.
     """
+    if run is None:
+        run = _newest(migration, urls["target"])
+    if not migration.parts:
+        return _check_one(migration, source, urls["target"], run=run, quiet=quiet)
+    began = time.perf_counter()
+    report = Report()
+    for name, part in migration.parts.items():
+        found = _check_one(part, source, urls[name], run=run, quiet=quiet)
+        if name != "target":
+            for table in found.tables:
+                table.target = f"{name}: {table.target}"
+            found.findings = [replace(finding, where=f"{name}: {finding.where}") for finding in found.findings]
+        report.tables += found.tables
+        report.findings += found.findings
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def _newest(migration: Migration, url: str) -> int | None:
+    """The newest run that was done from the migration's source; None: there is none."""
+    reference = migration.plan.databases["source"]
+    with postgres.connect(url, name="dbscale verify") as connection, postgres.reading(connection):
+        runs = catalog.runs(connection, migration.options.state_schema)
+    return next((each.id for each in runs if each.source == reference), None)
+
+
+def _check_one(migration: Migration, source: Source, url: str, *, run: int | None, quiet: bool) -> Report:
+    """Compare the part of the source that one database got with what it holds."""
     views = {}
     if migration.target:
         known = {view.name: view for view in migration.survey.schema.views}
-        views = {new: known[old] for old, new in migration.target.tables.items() if old in known}
+        made = {view.name for view in migration.target.schema.views}
+        views = {new: known[old] for old, new in migration.target.tables.items() if old in known and new in made}
     with _progress(migration, quiet=quiet) as progress:
         return compare(
             source,
-            lambda: postgres.connect(target.url, name="dbscale verify"),
+            lambda: postgres.connect(url, name="dbscale verify"),
             _with_generated(migration),
             migration.target.schema if migration.target else None,
             jobs=migration.options.jobs,
-            quarantined=_kept_apart(migration, target, run),
+            quarantined=_kept_apart(migration, url, run),
             views=views,
             progress=progress,
         )
@@ -121,16 +153,12 @@ def _with_generated(migration: Migration) -> list[Load]:
     return loads
 
 
-def _kept_apart(migration: Migration, target: Target, run: int | None) -> dict[str, list[str]]:
+def _kept_apart(migration: Migration, url: str, run: int | None) -> dict[str, list[str]]:
     """The keys of quarantined rows, by the source's table."""
     schema = migration.options.state_schema
-    with postgres.connect(target.url, name="dbscale verify") as connection, postgres.reading(connection):
-        if run is None:
-            reference = migration.plan.databases["source"]
-            done = (each.id for each in catalog.runs(connection, schema) if each.source == reference)
-            run = next(done, None)
-        if run is None:
-            return {}
+    if run is None:
+        return {}
+    with postgres.connect(url, name="dbscale verify") as connection, postgres.reading(connection):
         try:
             found = connection.execute(
                 f"SELECT table_name, row_key FROM {quote(schema)}.quarantine WHERE run_id = %s".encode(), [run]

@@ -244,6 +244,12 @@ def source_json(column: str, conversion: Conversion) -> str:
     return f"CASE WHEN {x} IS NULL THEN '[]' ELSE '['||{text}||']' END"
 
 
+def microseconds(moment: datetime) -> int:
+    """How many microseconds a moment is after 2000-01-01 in UTC; without a zone, as if it were UTC."""
+    plain = moment.replace(tzinfo=None) - (moment.utcoffset() or timedelta())
+    return (plain - _2000) // timedelta(microseconds=1)
+
+
 # ── the source, by Python ─────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -105,6 +105,7 @@ class Encoder:
         average = load.bytes / load.rows if load.rows else 256
         self.most = max(1, min(MOST_ROWS, int(batch_bytes / max(average, 1))))
         self._table = f"{quote(load.table)} AS s"
+        self.only = f" AND ({load.where})" if load.where else ""
         self._row = self._row_sql()
 
     @property
@@ -166,7 +167,7 @@ class Encoder:
 
     def _by_rowid(self, reader: Reader, part: Range) -> Iterator[Batch]:
         rowid = f"s.{quote(self.load.rowid)}"
-        among = f"FROM {self._table} WHERE {rowid} BETWEEN ? AND ? ORDER BY {rowid} LIMIT ?"
+        among = f"FROM {self._table} WHERE {rowid} BETWEEN ? AND ?{self.only} ORDER BY {rowid} LIMIT ?"
         sql = self._batch_sql(rowid, among)
         first, last = _inclusive(part)
         limit = self.most
@@ -205,7 +206,8 @@ class Encoder:
     def _alone(self, reader: Reader, first: int, last: int) -> Batch:
         """The next row, from its raw values."""
         rowid = f"s.{quote(self.load.rowid)}"
-        found = reader.rows(f"SELECT min({rowid}) FROM {self._table} WHERE {rowid} BETWEEN ? AND ?", (first, last))
+        sql = f"SELECT min({rowid}) FROM {self._table} WHERE {rowid} BETWEEN ? AND ?{self.only}"
+        found = reader.rows(sql, (first, last))
         number = as_int(next(found)[0])
         place = Batch(data=b"", rows=0, first=number, last=number)
         try:
@@ -262,9 +264,11 @@ class Encoder:
 
     @property
     def order(self) -> str:
-        """The order of a pass that can be taken up again at a count of rows: by the key, or as the table is stored."""
+        """Which rows a pass without rowids takes, in an order in which it can be taken up again at a count of rows:
+        by the key, or as the table is stored."""
         keys = ",".join(f"s.{quote(name)}" for name in self.load.key)
-        return f" ORDER BY {keys}" if keys and not self.load.rowid else ""
+        rows = f" WHERE ({self.load.where})" if self.load.where else ""
+        return rows + (f" ORDER BY {keys}" if keys and not self.load.rowid else "")
 
     def _raw(self, reader: Reader, batch: Batch, condition: str = "") -> Iterator[Row]:
         """The values of a batch's rows as they are stored."""
@@ -283,7 +287,7 @@ class Encoder:
         assert batch.last is not None  # noqa: S101
         if self.load.rowid:
             found = reader.rows(
-                f"{sql} {self._table} WHERE {rowid} BETWEEN ? AND ? {condition}", (batch.first, batch.last)
+                f"{sql} {self._table} WHERE {rowid} BETWEEN ? AND ?{self.only} {condition}", (batch.first, batch.last)
             )
         else:
             inner = f"(SELECT * FROM {self._table}{self.order} LIMIT ? OFFSET ?) AS s"
@@ -351,7 +355,8 @@ def ranges(reader: Reader, load: Load, target_rows: int) -> list[Range]:
     if not load.rowid or load.rows <= target_rows:
         return [Range()]
     rowid = quote(load.rowid)
-    ((least, greatest),) = reader.rows(f"SELECT min({rowid}), max({rowid}) FROM {quote(load.table)}")
+    among = f"FROM {quote(load.table)} AS s WHERE {load.where or '1'}"
+    ((least, greatest),) = reader.rows(f"SELECT min({rowid}), max({rowid}) {among}")
     if not isinstance(least, int) or not isinstance(greatest, int):
         return [Range()]
     parts = -(-load.rows // target_rows)
@@ -366,7 +371,8 @@ def ranges(reader: Reader, load: Load, target_rows: int) -> list[Range]:
 def _counted_bounds(reader: Reader, load: Load, least: int, target_rows: int) -> list[int]:
     """Every `target_rows`th rowid: one pass over the table's tree."""
     rowid = quote(load.rowid)
-    sql = f"SELECT {rowid} FROM {quote(load.table)} WHERE {rowid} >= ? ORDER BY {rowid} LIMIT 1 OFFSET ?"
+    among = f"FROM {quote(load.table)} AS s WHERE {rowid} >= ? AND ({load.where or '1'})"
+    sql = f"SELECT {rowid} {among} ORDER BY {rowid} LIMIT 1 OFFSET ?"
     bounds: list[int] = []
     while found := list(reader.rows(sql, (bounds[-1] if bounds else least, target_rows))):
         bounds.append(as_int(found[0][0]))

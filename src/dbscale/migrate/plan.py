@@ -45,6 +45,8 @@ class Options:
     truncate: bool = False
     jobs: int = 2
     state_schema: str = "dbscale"
+    shard_maps: Mapping[str, str] = field(default_factory=dict)
+    """The maps that the rows are spread by: each with its checksum."""
 
     def as_strings(self) -> dict[str, str]:
         """All that decides what the plan does, for `Plan.options`: two runs with equal strings do the same."""
@@ -60,6 +62,7 @@ class Options:
             "into_existing": str(self.into_existing).lower(),
             "truncate": str(self.truncate).lower(),
             "state_schema": self.state_schema,
+            **({"shard_maps": json.dumps(dict(self.shard_maps), sort_keys=True)} if self.shard_maps else {}),
         }
 
 
@@ -83,6 +86,8 @@ class Migration:
     loads: tuple[Load, ...]
     target: Target | None
     """None when the rows go into tables that exist."""
+    parts: Mapping[str, Migration] = field(default_factory=dict)
+    """Of a migration into shards: what each database gets, by its name in the plan."""
 
     @property
     def choices(self) -> Mapping[tuple[str, str], Choice]:
@@ -150,15 +155,15 @@ def make(
             )
         vector = _has_extension(connection, "vector")
         present = relations(connection, options.schema)
-        new_schema = not _exists(connection, options.schema)
-        _check_privileges(connection, options.schema, new_schema=new_schema)
+        new_schema = not exists(connection, options.schema)
+        check_privileges(connection, options.schema, new_schema=new_schema)
         shadowed = list(_shadowed(connection, options.state_schema))
     survey, made = survey_source(source, options, vector=vector, say=say)
     loads = tuple(_loads(survey, made.load, options, {table: made.tables[table] for table in made.load}))
     sequences = {each.table: each.sequence for each in made.identities if each.sequence}
     findings = [*shadowed, *survey.findings, *made.findings, *source.notes]
     if not ignore_rows:
-        findings += _clashes(present, made.schema)
+        findings += clashes(present, made.schema)
     plan = Plan(
         title=f"{source.title} into {postgres.display(url)}",
         databases={"source": source_reference, "target": target_reference},
@@ -360,7 +365,7 @@ def check_server(connection: Connection) -> None:
         )
 
 
-def _check_privileges(connection: Connection, schema: str, *, new_schema: bool) -> None:
+def check_privileges(connection: Connection, schema: str, *, new_schema: bool) -> None:
     """Missing where this role may not create what the plan needs."""
     if new_schema:
         allowed = _value(connection, "SELECT has_database_privilege(current_database(), 'CREATE')")
@@ -394,7 +399,7 @@ def relations(connection: Connection, schema: str) -> frozenset[str]:
     return frozenset(name for (name,) in rows)
 
 
-def _clashes(present: frozenset[str], schema: Schema) -> list[Finding]:
+def clashes(present: frozenset[str], schema: Schema) -> list[Finding]:
     """Blockers for names that the target's schema has already."""
     wanted = [table.name for table in schema.tables] + [view.name for view in schema.views]
     taken = sorted(present.intersection(wanted))
@@ -412,7 +417,7 @@ def _clashes(present: frozenset[str], schema: Schema) -> list[Finding]:
     ]
 
 
-def _exists(connection: Connection, schema: str) -> bool:
+def exists(connection: Connection, schema: str) -> bool:
     return bool(_value(connection, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)", schema))
 
 

@@ -7,6 +7,7 @@ each is short), identities, views, and at last VACUUM ANALYZE.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 from dbscale import schema as ddl
 from dbscale.plan import Load, Sql, Step
@@ -17,17 +18,23 @@ def create(
     schema: Schema, loads: Iterable[Load], sequences: Mapping[str, int], *, new_schema: bool
 ) -> tuple[Step, ...]:
     """The steps that make `schema` and fill it. `sequences`: the last identity value the source gave, by table."""
-    steps: list[Step] = []
-    if new_schema:
-        name = quote(schema.name)
-        steps.append(Sql(does=f"create schema {name}", sql=f"CREATE SCHEMA {name}", undo=f"DROP SCHEMA {name}"))
-    steps += [_table(schema, table) for table in schema.tables]
-    steps += loads
-    steps += _keys(schema)
-    steps += _indexes(schema)
-    steps += _constraints(schema)
-    steps += identities(schema, sequences)
-    steps += [
+    return tuple(chain.from_iterable(phases(schema, loads, sequences, new_schema=new_schema)))
+
+
+def phases(
+    schema: Schema, loads: Iterable[Load], sequences: Mapping[str, int], *, new_schema: bool
+) -> Iterator[list[Step]]:
+    """As `create`, in phases: of several databases, those of one phase can come together. The second has the loads."""
+    name = quote(schema.name)
+    made = Sql(does=f"create schema {name}", sql=f"CREATE SCHEMA {name}", undo=f"DROP SCHEMA {name}")
+    yield [*([made] if new_schema else []), *(_table(schema, table) for table in schema.tables)]
+    yield list(loads)
+    yield list(_keys(schema))
+    yield list(_indexes(schema))
+    yield list(_added(schema))
+    yield list(_validated(schema))
+    yield list(identities(schema, sequences))
+    yield [
         Sql(
             does=f"create view {quote(view.name)}",
             sql=ddl.create_view(schema.name, view),
@@ -36,8 +43,7 @@ def create(
         )
         for view in schema.views
     ]
-    steps += analyze(schema)
-    return tuple(steps)
+    yield list(analyze(schema))
 
 
 def _table(schema: Schema, table: Table) -> Sql:
@@ -74,8 +80,8 @@ def _indexes(schema: Schema) -> Iterator[Sql]:
             )
 
 
-def _constraints(schema: Schema) -> Iterator[Sql]:
-    """Checks and foreign keys: added one by one (each locks two tables, for a moment), validated side by side."""
+def _added(schema: Schema) -> Iterator[Sql]:
+    """Checks and foreign keys, one by one: each locks two tables, for a moment."""
     for table in schema.tables:
         for check in table.checks:
             yield Sql(
@@ -89,6 +95,10 @@ def _constraints(schema: Schema) -> Iterator[Sql]:
                 sql=ddl.add_foreign_key(schema.name, table.name, key),
                 undo=_drop(schema, table, key.name),
             )
+
+
+def _validated(schema: Schema) -> Iterator[Sql]:
+    """The same held against the rows, side by side."""
     for table in schema.tables:
         valid = [check.name for check in table.checks if check.valid]
         valid += [key.name for key in table.foreign_keys if key.valid]

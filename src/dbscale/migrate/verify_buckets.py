@@ -200,7 +200,9 @@ def _chunks(check: TableCheck, reader: Reader) -> Iterator[tuple[list[int], list
     load = check.load
     if load.rowid:
         rowid = f"s.{quote(load.rowid)}"
-        among = f"FROM {quote(load.table)} AS s WHERE {rowid} BETWEEN ? AND ? ORDER BY {rowid} LIMIT ?"
+        among = (
+            f"FROM {quote(load.table)} AS s WHERE {rowid} BETWEEN ? AND ?{check.encoder.only} ORDER BY {rowid} LIMIT ?"
+        )
         lower, upper = -(2**63), 2**63 - 1
         while True:
             most = check.encoder.fitting(reader, among, (lower, upper))

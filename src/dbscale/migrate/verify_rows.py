@@ -203,7 +203,10 @@ class TableCheck:
     def _batches(self, reader: Reader, part: Range) -> Iterator[_Lines]:
         """The lines of a range; the ends of the batches leave no number out, whether there are rows or not."""
         rowid = f"s.{quote(self.load.rowid)}"
-        among = f"FROM {quote(self.load.table)} AS s WHERE {rowid} BETWEEN ? AND ? ORDER BY {rowid} LIMIT ?"
+        among = (
+            f"FROM {quote(self.load.table)} AS s WHERE {rowid} BETWEEN ? AND ?{self.encoder.only}"
+            f" ORDER BY {rowid} LIMIT ?"
+        )
         documents = [canonical.source_json(f"s.{quote(column.source)}", column.conversion) for column in self.json]
         inner = "".join(f", {document} AS j{i}" for i, document in enumerate(documents))
         outer = "".join(f", CAST(group_concat(j{i},',') AS BLOB)" for i in range(len(documents)))
