@@ -239,7 +239,10 @@ def survey_source(
         say(f"reading {len(schema.tables)} tables of {source.title}")
         profiles = _profiles(readers, schema, shapes)
         choices, findings = types.choose(schema, profiles, overrides=wanted, options=policies)
-        known = facts.read(readers[0], schema, choices)
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            checking = beside.submit(readers[-1].damage) if len(readers) > 1 else None
+            known = facts.read(readers[0], schema, choices)
+            damage = checking.result() if checking else readers[0].damage()
         made = target.build(
             schema,
             choices,
@@ -249,7 +252,6 @@ def survey_source(
             profiles=profiles,
             facts=known,
         )
-        damage = readers[0].damage()
     findings = (*damage, *lost(schema), *findings)
     return Survey(schema=schema, profiles=profiles, choices=choices, findings=findings), made
 
