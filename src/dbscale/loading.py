@@ -26,7 +26,7 @@ from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader
 from dbscale.errors import DbscaleError, SourceError, Unfinished
-from dbscale.migrate import encode, pgcopy
+from dbscale.migrate import convert, encode, pgcopy
 from dbscale.migrate.encode import Batch, Encoder, Range, Refused, Row
 from dbscale.plan import Load
 from dbscale.schema import quote
@@ -347,7 +347,9 @@ class _Copier:
             raise SourceError(
                 f"{place}: {row.reason}: {shown(row)}" if row.column else f"{place}: {row.reason}",
                 where=f"the row with {', '.join(f'{name} = {value!r}' for name, value in key.items())}",
-                try_=f'--on-bad-row quarantine, or [migrate.types] "{place}" = "text"',
+                try_="--on-invalid-text replace, bytea or quarantine"
+                if row.reason.startswith(convert.NOT_UTF8)
+                else f'--on-bad-row quarantine, or [migrate.types] "{place}" = "text"',
             )
         self.apart.append(
             {

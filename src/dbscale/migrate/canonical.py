@@ -413,7 +413,7 @@ def _fraction(digits: str | None, conversion: Conversion) -> int:
 def _blob(raw: bytes, conversion: Conversion, to: Type) -> str:
     reading = conversion.blobs
     if reading == "keep" or (reading == "uuid" and len(raw) == 16):
-        return raw.hex() if len(raw) <= LARGE else large(raw)
+        return raw.hex()
     if reading in ("text", "json", "jsonb"):
         return _text(raw.decode(), "keep" if reading == "text" else "json", conversion, to)
     if reading == "digits":
@@ -433,9 +433,14 @@ def large(raw: bytes) -> str:
 
 def shortened(spelling: str | None, spelled: str) -> str | None:
     """A spelling as `target_sql(whole=False)` gives it."""
-    if spelling is None or not is_quoted(spelled) or spelled == "jsonb" or len(spelling) * 4 <= LARGE:
+    if spelling is None or len(spelling) * 4 <= LARGE or spelled == "jsonb" or spelling.startswith(ODD):
         return spelling
-    raw = spelling.encode()
+    if parse_type(spelled).family == "bytea":
+        raw = bytes.fromhex(spelling)
+    elif is_quoted(spelled):
+        raw = spelling.encode()
+    else:
+        return spelling
     return large(raw) if len(raw) > LARGE else spelling
 
 

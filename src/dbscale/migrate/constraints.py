@@ -88,6 +88,14 @@ def _columns(draft: Draft, source: SourceTable) -> Iterator[pg.Column]:
         name = draft.names.column(source.name, column.name)
         if column.name not in generated:
             load.append(LoadColumn(source=column.name, target=name, conversion=choice.conversion))
+        if column.name == source.rowid_column and source.name in draft.facts.exhausted:
+            draft.note(
+                "identity-exhausted",
+                f"{source.name}.{column.name}",
+                "it holds the largest number there is, after which SQLite draws lots and PostgreSQL refuses new rows",
+                try_="give that row another number, or set the sequence to a gap: ALTER TABLE … RESTART WITH",
+                level="behaviour",
+            )
         identity = bool(column.name) and column.name == source.rowid_column and kind_of(choice.type) == "int"
         yield pg.Column(
             name=name,

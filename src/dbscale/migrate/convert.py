@@ -25,6 +25,8 @@ EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - counted in UTC throughout
 JULIAN_EPOCH_MS = 210_866_760_000_000
 """Milliseconds from Julian day 0 to 1970-01-01."""
 PIECE = 1 << 20
+NOT_UTF8 = "not UTF-8"
+"""How the reason of a refusal begins, where the text is not what its encoding says."""
 _DIGITS = Context(prec=200_000)
 _UNITS = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9, "webkit-us": 10**6, "apple-s": 1}
 _SHIFTS = {"webkit-us": -cells.WEBKIT_SECONDS, "apple-s": cells.APPLE_SECONDS}
@@ -224,7 +226,7 @@ def _plain(raw: bytes, conversion: Conversion) -> bytes:
         check_utf8(raw)
     except UnicodeDecodeError as error:
         if conversion.invalid != "replace":
-            raise Refusal(f"not UTF-8: {error.reason}") from None
+            raise Refusal(f"{NOT_UTF8}: {error.reason}") from None
         raw = raw.decode("utf-8", "replace").encode()
     if b"\0" in raw:
         if conversion.invalid != "replace":

@@ -17,6 +17,7 @@ from dbscale.schema import quote
 
 MOST_COLUMNS = 1600
 """Columns of a table (MaxHeapAttributeNumber, src/include/access/htup_details.h)."""
+LARGEST_BIGINT = 2**63 - 1
 PAGE_ROW = 8160
 """Bytes of a row that fit in a page (MaxHeapTupleSize, the same)."""
 
@@ -33,6 +34,8 @@ class Facts:
     """Values that occur more than once after their conversion, by table and columns of a key."""
     wide_rows: Mapping[str, int] = field(default_factory=dict)
     """Rows that cannot fit in a page of PostgreSQL however their values are stored aside."""
+    exhausted: frozenset[str] = frozenset()
+    """Tables whose largest rowid is the largest there is, so that an identity has no next value."""
 
 
 def read(reader: Reader, schema: SourceSchema, choices: Mapping[tuple[str, str], Choice]) -> Facts:
@@ -54,6 +57,7 @@ def read(reader: Reader, schema: SourceSchema, choices: Mapping[tuple[str, str],
         unique_parents=frozenset(_unique_parents(reader, schema)),
         duplicates=duplicates,
         wide_rows={table.name: count for table in schema.tables if (count := _wide_rows(reader, table))},
+        exhausted=frozenset(table.name for table in schema.tables if _is_exhausted(reader, table)),
     )
 
 
@@ -164,6 +168,12 @@ def _wide_rows(reader: Reader, table: SourceTable) -> int:
         sizes = [f"({' + '.join(sizes[place : place + 50])})" for place in range(0, len(sizes), 50)]
     header = 24 + len(table.columns) // 8
     return _count(reader, f"SELECT count(*) FROM {quote(table.name)} WHERE {header} + {sizes[0]} > {PAGE_ROW}")
+
+
+def _is_exhausted(reader: Reader, table: SourceTable) -> bool:
+    if not table.rowid_column:
+        return False
+    return _count(reader, f"SELECT max({quote(table.rowid_column)}) FROM {quote(table.name)}") == LARGEST_BIGINT
 
 
 def _held_unique(table: SourceTable, columns: tuple[str, ...]) -> bool:

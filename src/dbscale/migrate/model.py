@@ -176,6 +176,8 @@ class ColumnProfile:
     """Texts that are empty."""
     nul: int = 0
     """Texts with a NUL character."""
+    broken: int = 0
+    """Texts that are not in the database's encoding; counted where the user has said what becomes of them."""
     shapes: dict[str, int] = field(default_factory=dict)
     """How many values have the named shape (see profile.py); a shape that was not asked for is absent."""
     samples: dict[str, tuple[str, ...]] = field(default_factory=dict)

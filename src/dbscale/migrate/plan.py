@@ -18,7 +18,7 @@ from dbscale.migrate import estimate, existing, facts, steps, target, types
 from dbscale.migrate.declaration import fold
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
 from dbscale.migrate.names import Identifiers
-from dbscale.migrate.profile import profile
+from dbscale.migrate.profile import profile, with_broken
 from dbscale.migrate.source import lost, read_schema
 from dbscale.migrate.target import Target
 from dbscale.plan import Load, LoadColumn, Plan
@@ -237,7 +237,7 @@ def survey_source(
         wanted = {place: type_ for place, type_ in options.types.items() if type_ != existing.SKIP}
         shapes = types.wanted(schema, wanted, policies)
         say(f"reading {len(schema.tables)} tables of {source.title}")
-        profiles = _profiles(readers, schema, shapes)
+        profiles = _profiles(readers, schema, shapes, broken=options.on_invalid_text != "stop")
         choices, findings = types.choose(schema, profiles, overrides=wanted, options=policies)
         with ThreadPoolExecutor(max_workers=1) as beside:
             checking = beside.submit(readers[-1].damage) if len(readers) > 1 else None
@@ -257,9 +257,13 @@ def survey_source(
 
 
 def _profiles(
-    readers: Sequence[Reader], schema: SourceSchema, shapes: Mapping[str, Mapping[str, Sequence[str]]]
+    readers: Sequence[Reader],
+    schema: SourceSchema,
+    shapes: Mapping[str, Mapping[str, Sequence[str]]],
+    *,
+    broken: bool,
 ) -> dict[str, TableProfile]:
-    """Profiles of all tables, as many at once as there are readers."""
+    """Profiles of all tables, as many at once as there are readers; `broken`: with the broken texts counted."""
     free: SimpleQueue[Reader] = SimpleQueue()
     for reader in readers:
         free.put(reader)
@@ -267,7 +271,8 @@ def _profiles(
     def one(table: SourceTable) -> TableProfile:
         reader = free.get()
         try:
-            return profile(reader, table, shapes[table.name])
+            seen = profile(reader, table, shapes[table.name])
+            return with_broken(reader, table, seen) if broken else seen
         finally:
             free.put(reader)
 

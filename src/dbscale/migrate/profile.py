@@ -22,6 +22,8 @@ from dbscale.schema import quote
 CLASSES: tuple[StorageClass, ...] = ("integer", "real", "text", "blob")
 NUL = "nul"
 """The label of text with a NUL character, ahead of every shape."""
+BROKEN = "broken"
+"""The label of samples of text that is not in the database's encoding."""
 UTF8_BLOB = "utf8-blob"
 """Asked like a shape: blobs that are UTF-8 without NUL. Python looks, since SQL cannot see it."""
 DUPLICATE_KEYS = "json-duplicate-keys"
@@ -316,8 +318,31 @@ def _measured(reader: Reader, table: SourceTable, column: _Column, seen: ColumnP
         shapes[UNFIT_JSON] = sum(1 for (text,) in texts if isinstance(text, str) and not fits_jsonb(text))
     if UTF8_BLOB in column.measures and seen.blobs:
         blobs = reader.rows(f"SELECT {x} FROM {source} WHERE typeof({x})='blob'")
-        shapes[UTF8_BLOB] = sum(1 for (blob,) in blobs if isinstance(blob, bytes) and _is_text(blob))
+        shapes[UTF8_BLOB] = sum(
+            1 for (blob,) in blobs if isinstance(blob, bytes) and b"\0" not in blob and _is_text(blob)
+        )
     return replace(seen, shapes=shapes)
+
+
+def with_broken(reader: Reader, table: SourceTable, seen: TableProfile) -> TableProfile:
+    """`seen`, with the texts counted that are not in the database's encoding. Python looks, since SQL cannot see it."""
+    names = [name for name, column in seen.columns.items() if column.texts]
+    if not names:
+        return seen
+    (encoding,) = next(reader.rows("PRAGMA encoding"))
+    raw = ", ".join(f"CASE typeof({quote(name)}) WHEN 'text' THEN CAST({quote(name)} AS BLOB) END" for name in names)
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for row in reader.rows(f"SELECT {raw} FROM {quote(table.name)}"):
+        for name, value in zip(names, row, strict=True):
+            if isinstance(value, bytes) and not _is_text(value, str(encoding)):
+                found[name].append(repr(value[:24])[1:] if len(found[name]) < 3 else "")
+    columns = {
+        name: replace(column, broken=len(texts), samples={**column.samples, BROKEN: tuple(texts[:3])})
+        if (texts := found.get(name))
+        else column
+        for name, column in seen.columns.items()
+    }
+    return replace(seen, columns=columns)
 
 
 def fits_jsonb(text: str) -> bool:
@@ -325,11 +350,12 @@ def fits_jsonb(text: str) -> bool:
     return _UNFIT.search(_PAIRED.sub("", text)) is None
 
 
-def _is_text(blob: bytes) -> bool:
+def _is_text(raw: bytes, encoding: str = "UTF-8") -> bool:
     try:
-        return "\0" not in blob.decode()
+        raw.decode(encoding)
     except UnicodeDecodeError:
         return False
+    return True
 
 
 def _sure(table: SourceTable, name: str, rows: int) -> ColumnProfile:

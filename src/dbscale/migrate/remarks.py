@@ -9,7 +9,7 @@ from dbscale.migrate.affinity import wish
 from dbscale.migrate.fit import Asked, Misfit, base, fit
 from dbscale.migrate.model import Choice, ColumnProfile, SourceColumn, SourceTable
 from dbscale.migrate.orm import Hint
-from dbscale.migrate.profile import COLLISIONS, DUPLICATE_KEYS, NUL, UUID_COLLISIONS
+from dbscale.migrate.profile import BROKEN, COLLISIONS, DUPLICATE_KEYS, NUL, UUID_COLLISIONS
 
 FINE = ("iso-naive-fine", "iso-zoned-fine", "real-epoch-s-fine")
 _UNREADABLE = {
@@ -215,13 +215,20 @@ def unfit_override(at: Place, asked: Asked, what: Misfit, *, quarantine: bool) -
     return at.finding("type-does-not-fit", says, try_, "data" if quarantine else "blocker")
 
 
-def nul(at: Place, policy: str) -> Finding:
-    """Text with a NUL character, and what becomes of it."""
-    says = f"{at.seen.nul} texts have a NUL character, which PostgreSQL's text cannot hold{at.shown(NUL)}"
+def invalid_text(at: Place, policy: str) -> list[Finding]:
+    """Text with a NUL character or in no encoding, and what becomes of it."""
     try_ = {
         "stop": "choose what becomes of it: --on-invalid-text replace, bytea or quarantine",
         "replace": "U+FFFD takes its place",
         "bytea": "the column becomes bytea",
         "quarantine": "the rows go to the quarantine table",
     }[policy]
-    return at.finding("nul-in-text", says, try_, "blocker" if policy == "stop" else "data")
+    level: Level = "blocker" if policy == "stop" else "data"
+    found = []
+    if at.seen.nul:
+        says = f"{at.seen.nul} texts have a NUL character, which PostgreSQL's text cannot hold{at.shown(NUL)}"
+        found.append(at.finding("nul-in-text", says, try_, level))
+    if at.seen.broken:
+        says = f"{at.seen.broken} texts have bytes that are no characters{at.shown(BROKEN)}"
+        found.append(at.finding("broken-utf8", says, try_, level))
+    return found

@@ -124,12 +124,16 @@ def identities(schema: Schema, sequences: Mapping[str, int]) -> Iterator[Sql]:
 
 
 def restart(schema: str, table: str, column: str, given: int) -> Sql:
-    """The next value of an identity or a serial is max + 1, `given` + 1 or 1, whichever is largest."""
+    """The next value of an identity or a serial is max + 1, `given` + 1 or 1, whichever is largest.
+
+    After the largest bigint there is none: new rows without a number of their own are then refused.
+    """
     place = quote(schema, table)
+    last = f"greatest(max({quote(column)}), {max(given, 0)})"
     return Sql(
         does=f"next value of {quote(table)}.{quote(column)}",
         sql=f"SELECT setval(pg_get_serial_sequence({literal(place)}, {literal(column)}),"
-        f" greatest(coalesce(max({quote(column)}), 0), {max(given, 0)}) + 1, false) FROM {place}",
+        f" greatest({last}, 1), {last} > 0) FROM {place}",
         undo="",
         group="identities",
     )

@@ -262,12 +262,9 @@ def _limits(at: Place, choice: Choice, options: Options) -> tuple[Choice, list[F
     found: list[Finding] = []
     policy = options.on_invalid_text
     if base(choice.type)[0] != "bytea":
-        if at.seen.nul:
-            found.append(remarks.nul(at, policy))
-            if policy == "bytea":
-                choice = Choice(
-                    type="bytea", conversion=fit(Asked("bytea"), at.seen).conversion, evidence=found[0].says
-                )
+        found += remarks.invalid_text(at, policy)
+        if found and policy == "bytea":
+            choice = Choice(type="bytea", conversion=fit(Asked("bytea"), at.seen).conversion, evidence=found[0].says)
         if policy == "replace" and choice.conversion.texts == "keep":
             choice = replace(choice, conversion=replace(choice.conversion, invalid="replace"))
     if at.seen.widest * (2 if choice.type == "bytea" else 1) > LARGEST:

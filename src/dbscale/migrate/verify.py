@@ -94,10 +94,11 @@ def verify(
             reports[load.table] = check.report()
             tasks += list(_row_tasks(readers[0], check, progress))
         if schema is not None:
+            planned = {view.name for view in schema.views}
             tasks += [
                 _Task(f"{schema.name}.{name}", partial(_compare_view, schema.name, name, view))
                 for name, view in (views or {}).items()
-                if f"{schema.name}.{name}" not in absent
+                if name in planned and f"{schema.name}.{name}" not in absent
             ]
         for result in _run(tasks, readers, connections):
             if isinstance(result, RowsReport):
