@@ -32,6 +32,10 @@ QUICK = {
     "shared_buffers": "64MB",
     "max_connections": "60",
 }
+MIGRATION_SUITE = frozenset(
+    f"test_{name}" for name in ("migrate", "verify", "pitfalls", "target", "defaults", "views", "faults", "fixtures")
+)
+"""Modules whose tests run on every version of `--pg`; the others run on the newest of them."""
 IMAGES = ("postgres:17", "dbscale-test-postgres")
 
 
@@ -62,6 +66,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server" not in metafunc.fixturenames:
         return
     versions = metafunc.config.getoption("--pg").split(",")
+    if metafunc.module.__name__ not in MIGRATION_SUITE:
+        versions = [max(versions, key=lambda version: version.rjust(2) if version.isdigit() else "")]
     if "replica" in metafunc.fixturenames or metafunc.definition.get_closest_marker("embedded"):
         versions = [version for version in versions if version != "container"] or ["18"]
     marked = [
