@@ -355,24 +355,29 @@ def ranges(reader: Reader, load: Load, target_rows: int) -> list[Range]:
     if not load.rowid or load.rows <= target_rows:
         return [Range()]
     rowid = quote(load.rowid)
-    among = f"FROM {quote(load.table)} AS s WHERE {load.where or '1'}"
-    ((least, greatest),) = reader.rows(f"SELECT min({rowid}), max({rowid}) {among}")
+    least, greatest = (_end(reader, load, rowid, order) for order in ("", " DESC"))
     if not isinstance(least, int) or not isinstance(greatest, int):
         return [Range()]
     parts = -(-load.rows // target_rows)
-    if greatest - least < 2 * load.rows:
-        # few gaps: even steps do
+    if greatest - least < 2 * load.rows or load.where:
+        # Few gaps: even steps do. With a condition a pass that counts would cost more than uneven parts do.
         bounds = [least + (greatest - least + 1) * part // parts for part in range(1, parts)]
     else:
         bounds = _counted_bounds(reader, load, least, target_rows)
     return [Range(lower, upper) for lower, upper in zip([None, *bounds], [*bounds, None], strict=True)]
 
 
+def _end(reader: Reader, load: Load, rowid: str, order: str) -> Value:
+    """The first rowid in an order, without reading on; None where there is no row."""
+    rows = f" WHERE {load.where}" if load.where else ""
+    sql = f"SELECT {rowid} FROM {quote(load.table)} AS s{rows} ORDER BY {rowid}{order} LIMIT 1"
+    return next((found for (found,) in reader.rows(sql)), None)
+
+
 def _counted_bounds(reader: Reader, load: Load, least: int, target_rows: int) -> list[int]:
     """Every `target_rows`th rowid: one pass over the table's tree."""
     rowid = quote(load.rowid)
-    among = f"FROM {quote(load.table)} AS s WHERE {rowid} >= ? AND ({load.where or '1'})"
-    sql = f"SELECT {rowid} {among} ORDER BY {rowid} LIMIT 1 OFFSET ?"
+    sql = f"SELECT {rowid} FROM {quote(load.table)} WHERE {rowid} >= ? ORDER BY {rowid} LIMIT 1 OFFSET ?"
     bounds: list[int] = []
     while found := list(reader.rows(sql, (bounds[-1] if bounds else least, target_rows))):
         bounds.append(as_int(found[0][0]))

@@ -16,6 +16,7 @@ from dbscale.drivers import postgres
 from dbscale.drivers.source import Reader, Source
 from dbscale.errors import ConfigError, Finding, Missing
 from dbscale.migrate import canonical, plan, steps
+from dbscale.migrate.encode import as_int
 from dbscale.migrate.plan import Migration
 from dbscale.plan import Load, LoadColumn, Plan, Sql, Step
 from dbscale.query import parse
@@ -158,19 +159,19 @@ def _loads(work: _Spread, reader: Reader, load: Load) -> Iterator[Load]:
     owned = {name: condition(map_, column, ranges, reader.library, texts=_has_texts(work, load, column))
              for name, ranges in work.databases(map_).items()}  # fmt: skip
     first, *others = owned
-    everything = " OR ".join(f"({sql})" for sql in owned.values())
-    wheres = {first: f"({' OR '.join(f'({owned[name]})' for name in others) or '0'}) IS NOT TRUE"} | {
-        name: owned[name] for name in others
-    }
-    counts = ", ".join(f"ifnull(sum(({sql}) IS TRUE),0)" for sql in (*wheres.values(), f"({everything}) IS NOT TRUE"))
-    *rows, strays = next(reader.rows(f"SELECT {counts} FROM {quote(load.table)} AS s"))
-    if strays != 0:
-        work.findings.append(_strays(reader, load, column, map_, f"({everything}) IS NOT TRUE"))
-    for name, count in zip(wheres, rows, strict=True):
-        share = int(str(count))
-        size = load.bytes * share // max(load.rows, 1)
-        where = wheres[name] if others else ""
-        yield replace(_placed(work, load, name), where=where, rows=share, bytes=size)
+    wheres = {first: f"({' OR '.join(f'({owned[name]})' for name in others)}) IS NOT TRUE" if others else ""}
+    wheres |= {name: owned[name] for name in others}
+    sums = ", ".join(f"ifnull(sum({sql}),0)" for sql in owned.values())
+    found = next(reader.rows(f"SELECT count(*), {sums} FROM {quote(load.table)} AS s"))
+    total, *counts = (as_int(count) for count in found)
+    rows = dict(zip(owned, counts, strict=True))
+    if strays := total - sum(counts):
+        unowned = f"({' OR '.join(f'({sql})' for sql in owned.values())}) IS NOT TRUE"
+        work.findings.append(_strays(reader, load, column, map_, unowned, strays))
+        rows[first] += strays
+    for name, count in rows.items():
+        size = load.bytes * count // max(load.rows, 1)
+        yield replace(_placed(work, load, name), where=wheres[name], rows=count, bytes=size)
 
 
 def _placed(work: _Spread, load: Load, name: str) -> Load:
@@ -182,11 +183,11 @@ def _has_texts(work: _Spread, load: Load, column: LoadColumn) -> bool:
     return bool(work.migration.survey.profiles[load.table].columns[column.source].texts)
 
 
-def _strays(reader: Reader, load: Load, column: LoadColumn, map_: Map, unowned: str) -> Finding:
+def _strays(  # noqa: PLR0917
+    reader: Reader, load: Load, column: LoadColumn, map_: Map, unowned: str, count: int
+) -> Finding:
     name = f"s.{quote(column.source)}"
-    among = f"FROM {quote(load.table)} AS s WHERE {unowned}"
-    ((count,),) = reader.rows(f"SELECT count(*) {among}")
-    sql = f"SELECT DISTINCT substr(quote({name}),1,40) {among} LIMIT ?"
+    sql = f"SELECT DISTINCT substr(quote({name}),1,40) FROM {quote(load.table)} AS s WHERE {unowned} LIMIT ?"
     shown = ", ".join(_texts(reader, sql))
     apart = load.on_bad_row == "quarantine"
     return Finding(

@@ -1,0 +1,293 @@
+"""A migration into shards: every row once, on the shard that owns its key, also after the client was killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from dbscale.cli import run
+from dbscale.drivers.sqlite import SqliteSource
+from dbscale.migrate import sharded
+from dbscale.plan import Conversion, LoadColumn
+from dbscale.shards import file
+from dbscale.shards.map import shard_for
+from dump import dump
+
+CLIENT = Path(__file__).with_name("crash_client.py")
+SOURCE = """
+    PRAGMA journal_mode = wal;
+    CREATE TABLE crops (code TEXT PRIMARY KEY, label TEXT);
+    INSERT INTO crops VALUES ('r', 'rice'), ('w', '밀'), ('x', NULL);
+    CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT, favourite INTEGER REFERENCES farms (id));
+    CREATE TABLE farms (id INTEGER PRIMARY KEY, owner INTEGER REFERENCES users (id), crop TEXT REFERENCES crops (code),
+        name TEXT, area REAL);
+    CREATE TABLE predictions (id INTEGER PRIMARY KEY AUTOINCREMENT, farm_id INTEGER NOT NULL REFERENCES farms (id),
+        y REAL CHECK (y >= 0));
+    CREATE INDEX idx_predictions_farm ON predictions (farm_id);
+    CREATE TABLE visits (farm_id INTEGER, day TEXT, note BLOB, PRIMARY KEY (farm_id, day)) WITHOUT ROWID;
+    CREATE VIEW addresses AS SELECT email FROM users;
+    CREATE VIEW large AS SELECT id FROM farms WHERE area > 5;
+    WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 299)
+        INSERT INTO users SELECT i + 1, 'u' || i || '@x', NULL FROM n WHERE i < 50;
+    WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 299)
+        INSERT INTO farms SELECT i, 1 + i % 50, substr('rwx', 1 + i % 3, 1), 'farm ' || i, i / 7.0 FROM n;
+    WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 1499)
+        INSERT INTO predictions (farm_id, y) SELECT (i * 7919) % 300, i / 3.0 FROM n;
+    WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 999)
+        INSERT INTO visits SELECT i % 300, 'day ' || i, CAST('b' || i AS BLOB) FROM n;
+    UPDATE users SET favourite = id;
+"""
+MAP = """
+name = "farms"
+key = "bigint"
+tables = { farms = "id", predictions = "farm_id", visits = "farm_id" }
+reference = ["crops"]
+ranges = [
+  { id = "f0", from = 0, shard = "s1" },
+  { id = "f1", from = 100, shard = "s2" },
+  { id = "f2", from = 200, shard = "s1" },
+]
+until = 300
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    folder: Path
+    urls: dict[str, str]
+
+    def __call__(self, database: str, sql: str) -> list[Any]:
+        with psycopg.connect(self.urls[database], autocommit=True) as connection:
+            cursor = connection.execute(sql.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    @property
+    def words(self) -> list[str]:
+        config, map_ = self.folder / "dbscale.toml", self.folder / "shard_maps" / "farms.toml"
+        return [str(self.folder / "a.db"), "home", "--shard-map", str(map_), "--config", str(config)]
+
+    def migrate(self, *more: str) -> int:
+        return run(["migrate", *self.words, *more])
+
+    def source(self, sql: str) -> list[Any]:
+        connection = sqlite3.connect(self.folder / "a.db")
+        try:
+            return connection.executescript(sql).fetchall() if ";" in sql else connection.execute(sql).fetchall()
+        finally:
+            connection.commit()
+            connection.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path, new_database: Callable[..., str]) -> Place:
+    return made(tmp_path, {name: new_database() for name in ("home", "one", "two")})
+
+
+def made(folder: Path, urls: dict[str, str]) -> Place:
+    (folder / "shard_maps").mkdir(parents=True)
+    (folder / "shard_maps" / "farms.toml").write_text(MAP)
+    entries = "".join(f'[databases.{name}]\nurl = "{url}"\n' for name, url in urls.items())
+    (folder / "dbscale.toml").write_text(f'{entries}[shards]\ns1 = "one"\ns2 = "two"\nhome = "home"\n')
+    found = Place(folder, urls)
+    found.source(SOURCE)
+    return found
+
+
+def test_every_row_is_on_its_shard(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.migrate() == 0
+    assert "verified: the same" in capsys.readouterr().out
+    first = "NOT (farm_id BETWEEN 100 AND 199)"
+    for database, condition in (("one", first), ("two", f"NOT ({first})")):
+        for table in ("predictions", "visits"):
+            columns = "farm_id, id, y" if table == "predictions" else "farm_id, day, note"
+            sql = f"SELECT {columns} FROM {table} WHERE {{}} ORDER BY 1, 2"
+            assert place(database, sql.format("true")) == place.source(sql.format(condition)), (database, table)
+        farms = "SELECT id, owner, crop, name, area FROM farms WHERE {} ORDER BY 1"
+        assert place(database, farms.format("true")) == place.source(farms.format(condition.replace("farm_id", "id")))
+        assert place(database, "SELECT * FROM crops ORDER BY 1") == place.source("SELECT * FROM crops ORDER BY 1")
+        assert place(database, "SELECT to_regclass('users')") == [(None,)]
+    assert place("home", "SELECT count(*), count(favourite) FROM users") == [(50, 50)]
+    assert place("home", "SELECT to_regclass('farms'), to_regclass('large'), to_regclass('addresses') IS NULL") == [
+        (None, None, False)
+    ]
+    assert place("two", "SELECT range_id, epoch, state FROM dbscale.owned_ranges") == [("f1", 1, "owned")]
+    with pytest.raises(psycopg.errors.CheckViolation):
+        place("two", "INSERT INTO predictions (farm_id, y) VALUES (5, 1)")
+    # Foreign keys of the group hold, to another server there is none.
+    keys = "SELECT conname FROM pg_constraint WHERE contype = 'f' AND conname NOT LIKE 'owned%' ORDER BY 1"
+    assert place("one", keys) == [("farms_crop_fkey",), ("predictions_farm_id_fkey",)]
+
+
+def test_the_map_is_in_effect(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `shards apply` would do is done, and ids go on after the greatest of their range."""
+    assert place.migrate() == 0
+    maps = ["--maps", str(place.folder / "shard_maps"), "--config", str(place.folder / "dbscale.toml")]
+    capsys.readouterr()
+    assert run(["shards", "plan", "farms", *maps]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert run(["shards", "check", "farms", *maps]) == 0
+    place("two", "DELETE FROM predictions WHERE farm_id = 199; DELETE FROM farms WHERE id = 199")
+    with pytest.raises(psycopg.errors.SequenceGeneratorLimitExceeded):
+        place("two", "INSERT INTO farms (name) VALUES ('no id is left')")
+
+
+def test_what_is_wrong_is_found(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Missing, twice, changed, and on the wrong shard."""
+    assert place.migrate("--no-verify") == 0
+    own = "dbscale_owns_farms"
+    for statements in (
+        ("two", f"ALTER TABLE visits DROP CONSTRAINT {own}; INSERT INTO visits VALUES (5, 'day 5', 'b5')"),
+        ("two", "INSERT INTO predictions (id, farm_id, y) VALUES (9000, 150, 2)"),
+        ("one", "UPDATE farms SET name = 'other' WHERE id = 7"),
+        ("one", "DELETE FROM crops WHERE code = 'x'; DELETE FROM visits WHERE farm_id = 3"),
+        ("one", "DELETE FROM predictions WHERE id = (SELECT min(id) FROM predictions)"),
+    ):
+        capsys.readouterr()
+        if "DELETE FROM crops" in statements[1]:
+            place("one", "ALTER TABLE farms DROP CONSTRAINT farms_crop_fkey")
+        before = json_of(capsys, run(["verify", *place.words, "--json"]))
+        place(*statements)
+        after = json_of(capsys, run(["verify", *place.words, "--json"]))
+        count = [sum(t["missing"] + t["extra"] + t["different"] for t in each["tables"]) for each in (before, after)]
+        assert count[1] > count[0], statements
+        assert not after["same"]
+
+
+def json_of(capsys: pytest.CaptureFixture[str], status: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert found["same"] == (status == 0)
+    return found
+
+
+def test_keys_without_an_owner_block(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.source("INSERT INTO farms (id, name) VALUES (300, 'too far'); INSERT INTO visits VALUES ('abc', 'd', NULL);")
+    assert place.migrate("--dry-run") == 2
+    assert "1 rows have a key that no range of the map farms owns (300, say)" in capsys.readouterr().out
+    # Rows apart are counted, kept, and not expected on any shard.
+    assert place.migrate("--on-bad-row", "quarantine", "--skip", "visits") == 2
+    text = (place.folder / "shard_maps" / "farms.toml").read_text().replace(', visits = "farm_id"', "")
+    (place.folder / "shard_maps" / "farms.toml").write_text(text)
+    assert place.migrate("--on-bad-row", "quarantine", "--skip", "visits") == 1
+    assert "verified: the same" in capsys.readouterr().out
+    assert place("one", "SELECT table_name, row_key, reason ~ 'dbscale_owns_farms' FROM dbscale.quarantine") == [
+        ("farms", {"id": 300}, True)
+    ]
+    assert place("one", "SELECT count(*) FROM farms WHERE id >= 300") == [(0,)]
+
+
+def test_undo_and_again(place: Place) -> None:
+    """What a run took back leaves nothing; a shard's own runs and those of another home are told apart."""
+    place("one", "CREATE SCHEMA other")
+    before = {name: dump(url) for name, url in place.urls.items()}
+    flat = [str(place.folder / "a.db"), "one", "--schema", "other", "--config", str(place.folder / "dbscale.toml")]
+    assert run(["migrate", *flat]) == 0
+    assert place.migrate() == 0
+    ((number,),) = place("home", "SELECT max(id) FROM dbscale.runs")
+    assert number > 1  # 1 is the shard's own
+    assert run(["undo", str(number), "home", "--yes", "--config", str(place.folder / "dbscale.toml")]) == 0
+    assert {name: dump(url) for name, url in place.urls.items()} == before
+    assert place("one", f"SELECT count(*) FROM dbscale.loads WHERE run_id = {number}") == [(0,)]
+    assert place.migrate() == 0
+
+
+def client(number: int, when: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(CLIENT), str(number), when, "200", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def dumps(place: Place) -> dict[str, str]:
+    return {name: dump(url) for name, url in place.urls.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_marks(when: str, tmp_path: Path, new_database: Callable[..., str]) -> None:
+    """kill -9 at every seventh mark, over all servers; the same command then ends as if nothing had happened."""
+
+    def fresh(name: str) -> Place:
+        return made(tmp_path / name, {each: new_database() for each in ("home", "one", "two")})
+
+    calm = fresh("calm")
+    done = client(0, when, "migrate", *calm.words, "--no-verify")
+    assert done.returncode == 0, done.stderr
+    expected, marks = dumps(calm), int(done.stderr.split()[-1])
+    assert marks > 60
+    for number in range(1, marks + 1, 7):
+        place = fresh(f"{when}{number}")
+        died = client(number, when, "migrate", *place.words, "--no-verify", "--jobs", "1")
+        assert died.returncode == -signal.SIGKILL, (number, died.stderr)
+        again = client(0, when, "migrate", *place.words)
+        assert again.returncode == 0, (number, again.stderr, again.stdout)
+        assert dumps(place) == expected, number
+        for url in place.urls.values():
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("DROP SCHEMA public, dbscale CASCADE")
+
+
+def _map(kind: str, starts: list[Any], **more: Any) -> Any:
+    ranges = [{"id": f"r{n}", "from": start, "shard": f"s{n}"} for n, start in enumerate(starts)]
+    return file.parse({"name": "m", "key": kind, "tables": {"t": "k"}, "ranges": ranges, **more}, "m.toml")
+
+
+KEYS: dict[str, tuple[Any, Conversion, list[Any]]] = {
+    "uuid": (
+        _map("uuid", ["00000000-0000-0000-0000-000000000000", "80000000-0000-0000-0000-000000000000"]),
+        Conversion(to="uuid", texts="uuid", blobs="uuid"),
+        [uuid.UUID(int=(n * 0x1234567_89ABCDEF_01234567_89ABCDEF) % (1 << 128)) for n in range(400)],
+    ),
+    "text": (
+        _map("text", ["", "m", "\u00e9", "\ud55c"]),
+        Conversion(to="text", texts="keep"),
+        ["", "a", "M", "m", "mm", "z", "\u00e9", "e\u0301", "\u00ff", "\ud55c\uae00", "\U0001f33e", "l\uffff", "it's"],
+    ),
+    "date": (
+        _map("date", [date(1, 1, 1), date(1970, 1, 1), date(2000, 1, 1), date(2026, 3, 1)]),
+        Conversion(to="date", texts="iso"),
+        [date(1900, 1, 1) + timedelta(days=97 * n) for n in range(500)]
+        + [date(1999, 12, 31), date(2000, 1, 1), date(2026, 2, 28), date(2026, 3, 1)],
+    ),
+    "timestamptz": (
+        _map("timestamptz", [datetime(1, 1, 1, tzinfo=UTC), datetime(2000, 1, 1, tzinfo=UTC),
+                             datetime(2026, 3, 1, tzinfo=UTC)]),
+        Conversion(to="timestamptz", texts="iso"),
+        [datetime(1990, 1, 1, tzinfo=UTC) + timedelta(hours=1111 * n, microseconds=n) for n in range(400)]
+        + [datetime(2026, 2, 28, 23, 59, 59, 999999, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_of_every_type(kind: str, tmp_path: Path) -> None:
+    """SQLite's condition chooses, for each stored key, the shard that the map names."""
+    map_, conversion, keys = KEYS[kind]
+    path = tmp_path / "keys.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE t (k TEXT)")
+    connection.executemany("INSERT INTO t VALUES (?)", [(_stored(key),) for key in keys])
+    connection.commit()
+    connection.close()
+    column = LoadColumn(source="k", target="k", conversion=conversion)
+    with SqliteSource(path).snapshot(1) as (reader,):
+        for range_ in map_.ranges:
+            sql = sharded.condition(map_, column, [range_], reader.library)
+            found = {row[0] for row in reader.rows(f"SELECT k FROM t AS s WHERE {sql}")}
+            assert found == {_stored(key) for key in keys if shard_for(map_, key) == range_}, range_.id
+
+
+def _stored(key: Any) -> str:
+    if isinstance(key, datetime):
+        return key.isoformat(sep=" ")
+    return str(key).upper() if isinstance(key, uuid.UUID) and key.int % 2 else str(key)
