@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,3 +127,118 @@ def as_text(connection: psycopg.Connection[Any], query: str) -> list[tuple[str |
             )
         )
     return rows
+
+
+# ── H: the state of the file and of the server ────────────────────────────────────────────────────────────────────
+
+
+def migrate(source: str | Path, url: str, schema: str, *more: str) -> int:
+    return run(["migrate", str(source), url, "--schema", schema, *more])
+
+
+def ask(url: str, query: str) -> list[tuple[str | None, ...]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        return as_text(connection, query)
+
+
+def test_h01_rows_that_are_in_the_wal_alone(shared: str, tmp_path: Path) -> None:
+    writer = apsw.Connection(str(tmp_path / "live.db"))
+    writer.execute("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(a)").fetchall()
+    writer.execute("INSERT INTO t VALUES (1), (2)").fetchall()
+    assert migrate(tmp_path / "live.db", shared, "h01") == 0
+    assert ask(shared, "SELECT a FROM h01.t") == [("1",), ("2",)]
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"hello, this is no database\n" * 100, "not a SQLite database"),
+        (bytes(range(256)) * 64, "not a SQLite database"),
+        (b"", "the file is empty"),
+        (None, "directory"),
+    ],
+)
+def test_h02_what_is_no_database(
+    content: bytes | None, says: str, shared: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file.db"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    status = migrate(file, shared, "h02")
+    said = capsys.readouterr().err
+    assert status == (0 if content == b"" else 3), said
+    assert "Traceback" not in said
+    assert says in said
+
+
+def test_h03_a_hot_journal(shared: str, tmp_path: Path) -> None:
+    """What a crash left half written is rolled back in a copy; the file stays as it is."""
+    file = make(
+        tmp_path / "hot.db",
+        "CREATE TABLE t(a); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
+        " INSERT INTO t SELECT i FROM n",
+    )
+    program = (
+        "import os, sqlite3; c = sqlite3.connect('hot.db', isolation_level=None);"
+        "c.execute('PRAGMA cache_size = 5'); c.execute('BEGIN'); c.execute('UPDATE t SET a = -1'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    assert (tmp_path / "hot.db-journal").stat().st_size
+    before = file.read_bytes()
+    assert migrate(file, shared, "h03") == 0
+    assert ask(shared, "SELECT count(*), min(a), sum(a) FROM h03.t") == [("20000", "1", "200010000")]
+    assert file.read_bytes() == before
+
+
+def test_h04_a_fleet_of_files_in_schemas_of_one_database(shared: str, tmp_path: Path) -> None:
+    for name in ("north", "south"):
+        file = make(
+            tmp_path / f"{name}.db", f"CREATE TABLE t(id INTEGER PRIMARY KEY, a); INSERT INTO t(a) VALUES ('{name}')"
+        )
+        assert migrate(file, shared, f"h04_{name}") == 0
+    assert ask(shared, "SELECT a FROM h04_north.t UNION ALL SELECT a FROM h04_south.t") == [("north",), ("south",)]
+
+
+def test_h05_files_of_a_fleet_that_have_drifted_apart(
+    shared: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = make(tmp_path / "first.db", "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT); INSERT INTO t VALUES (1, 'x')")
+    drifted = "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b TEXT); INSERT INTO t VALUES (2, 'y', 'z')"
+    second = make(tmp_path / "second.db", drifted)
+    assert migrate(first, shared, "h05") == 0
+    assert migrate(second, shared, "h05", "--into-existing", "--truncate", "--yes") == 2
+    assert "t.b" in capsys.readouterr().err
+    assert ask(shared, "SELECT * FROM h05.t") == [("1", "x")]
+
+
+def test_h06_vectors_and_tables_of_libsql(shared: str, tmp_path: Path) -> None:
+    file = make(
+        tmp_path / "libsql.db",
+        "CREATE TABLE v(id INTEGER PRIMARY KEY, e F32_BLOB(3)); INSERT INTO v VALUES (1, x'0000803f0000004000004040');"
+        "CREATE TABLE libsql_vector_meta_shadow(name TEXT); CREATE TABLE r(a);  INSERT INTO r VALUES (5);"
+        "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = 'CREATE TABLE r(a) RANDOM ROWID' WHERE name = 'r'",
+    )
+    assert migrate(file, shared, "h06") == 0
+    assert ask(shared, "SELECT e, pg_typeof(e) FROM h06.v") in (
+        [("{1,2,3}", "real[]")],
+        [("[1,2,3]", "vector")],
+    )
+    assert ask(shared, "SELECT a FROM h06.r") == [("5",)]
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_h07_a_server_database_that_is_not_in_utf8(
+    encoding: str, server: Postgres, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = make(tmp_path / "file.db", "CREATE TABLE t(a); INSERT INTO t VALUES ('é')")
+    name = f"encoded_{encoding.lower()}"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
+        try:
+            assert migrate(file, urlsplit(server.url)._replace(path=f"/{name}").geturl(), "public") == 3
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    assert "UTF8" in capsys.readouterr().err

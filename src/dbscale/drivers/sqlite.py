@@ -190,7 +190,8 @@ class SqliteSource:
                     self._keep_writers_out(stack)
                 place = self._place(stack)
                 if not sqlite_file.size(self.path):
-                    self._note("empty-source", "the file is empty: a database without tables", "is it the right file?")
+                    says = "the file is empty: a database without tables"
+                    self._note("empty-source", says, "is it the right file?", level="behaviour")
                 connections = [self._connect(place, stack) for _ in range(readers + 1)]
                 self._begin(connections[0], connections[1:], place)
                 self._note_lost_commits()

@@ -221,8 +221,9 @@ def _booleans(of: _Readings) -> Fit:
 
 
 def _texts(of: _Readings, length: int | None) -> Fit:
-    long = length is not None and of.seen.longest > length
-    misfit = Misfit(1, f"text of up to {of.seen.longest} characters") if long else None
+    # Of blobs only the bytes are known, and they are as many as the characters or more.
+    longest = max(of.seen.longest, of.seen.widest if of.seen.blobs else 0)
+    misfit = Misfit(1, f"text of up to {longest} characters") if length is not None and longest > length else None
     blobs = ("text", UTF8_BLOB) if of.count(UTF8_BLOB) else ("",)
     return of.give(
         integers=("text", "integer"), reals=("text", "real"), texts=("keep", "text"), blobs=blobs, misfit=misfit
