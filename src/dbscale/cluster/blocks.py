@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dbscale.cluster.cluster import Cluster
     from dbscale.cluster.groups import Group
+    from dbscale.cluster.keyed import Guard
     from dbscale.cluster.nodes import Node
 
 After = Token | str | None
@@ -28,22 +29,28 @@ After = Token | str | None
 class Writing:
     """`with cluster.write() as connection:`"""
 
-    __slots__ = ("_cluster", "_connection", "_group", "_node")
+    __slots__ = ("_cluster", "_connection", "_driver", "_group", "_guard", "_node")
 
-    def __init__(self, cluster: Cluster, group: Group) -> None:
-        self._cluster, self._group = cluster, group
+    def __init__(self, cluster: Cluster, group: Group, guard: Guard | None = None) -> None:
+        self._cluster, self._group, self._guard = cluster, group, guard
 
     def __enter__(self) -> Any:
         if self._cluster.kind == "psycopg":
             self._node, self._connection = self._group.write("psycopg")
         else:
             self._connection = self._cluster.routed(self._group, "sync", read=False).connect()
+        if self._guard is not None:
+            psycopg_ = self._cluster.kind == "psycopg"
+            self._driver = self._connection if psycopg_ else self._connection.connection.driver_connection
+            self._driver.guard = self._guard
         return self._connection
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         connection = self._connection
+        if self._guard is not None:
+            self._driver.guard = None
         if self._cluster.kind != "psycopg":
             try:
                 connection.commit() if kind is None else connection.rollback()
@@ -110,18 +117,24 @@ class Reading:
 class AsyncWriting:
     """`async with cluster.async_write() as connection:`"""
 
-    __slots__ = ("_cluster", "_connection", "_group")
+    __slots__ = ("_cluster", "_connection", "_driver", "_group", "_guard")
 
-    def __init__(self, cluster: Cluster, group: Group) -> None:
-        self._cluster, self._group = cluster, group
+    def __init__(self, cluster: Cluster, group: Group, guard: Guard | None = None) -> None:
+        self._cluster, self._group, self._guard = cluster, group, guard
+        self._driver: Any = None
 
     async def __aenter__(self) -> AsyncConnection:
         self._connection = await _connected(self._cluster, self._group, None)
+        if self._guard is not None:
+            self._driver = (await self._connection.get_raw_connection()).driver_connection
+            self._driver.guard = self._guard
         return self._connection
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._guard is not None:
+            self._driver.guard = None
         try:
             if kind is None:
                 await self._connection.commit()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 import sqlalchemy
@@ -26,8 +28,11 @@ from dbscale.errors import ConfigError, Unroutable
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+    from dbscale.cluster.keyed import Epochs, Guard
     from dbscale.cluster.session import SplitSession
     from dbscale.shards.map import Maps
+
+T = TypeVar("T")
 
 
 def open(  # noqa: A001 - dbscale.open(), as one opens a file
@@ -148,7 +153,11 @@ class Cluster:
         metrics: Metrics,
     ) -> None:
         self.groups = groups
-        self.maps = maps
+        self.epochs: Epochs | None = None
+        if maps is not None:
+            from dbscale.cluster.keyed import Epochs
+
+            self.epochs = Epochs(maps)
         self.metrics = metrics
         self.region = region
         self.kind = kind
@@ -159,6 +168,11 @@ class Cluster:
             group.configure(pools.Settings(pool=settings.pool, name=name, on_commit=on_commit))
         _open.add(self)
 
+    @property
+    def maps(self) -> Maps | None:
+        """The shard maps: those of the files, until a server says that another version is in effect."""
+        return self.epochs.maps if self.epochs else None
+
     # -- connections
 
     def write(self, table: str | None = None, key: Any = None) -> Writing:
@@ -166,8 +180,37 @@ class Cluster:
 
         Reads of the same scope (thread, task or request) see what was committed. Unreachable where there is no
         primary; Unroutable where the shard is not clear.
+
+        With a table on a shard map and a key, the transaction holds the key's range at the epoch that is known
+        (StaleMap where it has moved on: `run` begins again then), and statements of other ranges are Unroutable.
         """
-        return Writing(self, self.group(table, key, writes=True))
+        guard = self.guard(table, key)
+        return Writing(self, self.group(table, key, writes=True), guard)
+
+    def guard(self, table: str | None, key: Any) -> Guard | None:
+        """What watches over writes for a key; None where no map has the table."""
+        if self.epochs is None or table is None or key is None:
+            return None
+        from dbscale.cluster.keyed import guard
+
+        return guard(self.epochs, table, key)
+
+    def run(self, work: Callable[[Any], T], table: str, key: Any, *, attempts: int = 4) -> T:
+        """`work(connection)` within `write(table, key)`, begun again from the start where the shard map was stale.
+
+        What `work` returns. Nothing of an attempt that met a stale map has been committed. StaleMap after `attempts`.
+        """
+        from dbscale.shards.fence import StaleMap
+
+        for attempt in range(attempts):
+            try:
+                with self.write(table, key) as connection:
+                    return work(connection)
+            except StaleMap:
+                if attempt == attempts - 1:
+                    raise
+                time.sleep(0.05 * 2**attempt)
+        raise ValueError(f"attempts is {attempts}: 1 or more is wanted")
 
     def read(
         self, table: str | None = None, key: Any = None, max_lag: float | None = None, after: After = None
@@ -185,7 +228,7 @@ class Cluster:
 
     def async_write(self, table: str | None = None, key: Any = None) -> AsyncWriting:
         """As `write`, for `async with`: yields SQLAlchemy's AsyncConnection."""
-        return AsyncWriting(self, self.group(table, key, writes=True))
+        return AsyncWriting(self, self.group(table, key, writes=True), self.guard(table, key))
 
     def async_read(
         self, table: str | None = None, key: Any = None, max_lag: float | None = None, after: After = None

@@ -11,6 +11,7 @@ from psycopg import errors, generators, pq
 from psycopg.abc import PQGen
 
 if TYPE_CHECKING:
+    from dbscale.cluster.keyed import Guard
     from dbscale.cluster.nodes import Node
 
 OnCommit = Callable[["Node", int, int], None]
@@ -50,25 +51,47 @@ def _timed(cursor: Any, query: Any, start: float) -> None:
 
 
 class NodeCursor(psycopg.Cursor[Any]):
-    """A cursor that times its statements."""
+    """A cursor that times its statements, and asks its connection's guard before each."""
+
+    connection: NodeConnection
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        if (guard := self.connection.guard) is not None:
+            guard.before(self.connection, query, params)
         start = time.perf_counter()
         try:
             return super().execute(query, params, **options)
         finally:
             _timed(self, query, start)
 
+    def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
+        if (guard := self.connection.guard) is not None:
+            params_seq = list(params_seq)
+            for params in params_seq:
+                guard.before(self.connection, query, params)
+        super().executemany(query, params_seq, **options)
+
 
 class AsyncNodeCursor(psycopg.AsyncCursor[Any]):
-    """A cursor that times its statements."""
+    """A cursor that times its statements, and asks its connection's guard before each."""
+
+    connection: AsyncNodeConnection
 
     async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        if (guard := self.connection.guard) is not None:
+            await guard.before_async(self.connection, query, params)
         start = time.perf_counter()
         try:
             return await super().execute(query, params, **options)
         finally:
             _timed(self, query, start)
+
+    async def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
+        if (guard := self.connection.guard) is not None:
+            params_seq = list(params_seq)
+            for params in params_seq:
+                await guard.before_async(self.connection, query, params)
+        await super().executemany(query, params_seq, **options)
 
 
 class NodeConnection(psycopg.Connection[Any]):
@@ -77,6 +100,7 @@ class NodeConnection(psycopg.Connection[Any]):
     node: Node
     connected_at: float
     on_commit: OnCommit | None = None
+    guard: Guard | None = None
 
     def commit(self) -> None:
         if self._plain():
@@ -95,6 +119,7 @@ class AsyncNodeConnection(psycopg.AsyncConnection[Any]):
     node: Node
     connected_at: float
     on_commit: OnCommit | None = None
+    guard: Guard | None = None
 
     async def commit(self) -> None:
         if self._plain():
