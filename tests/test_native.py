@@ -29,6 +29,7 @@ from dbscale.migrate.model import TableProfile
 from dbscale.migrate.profile import _MEASURES, NUL, _Column, profile
 from dbscale.migrate.shapes import SHAPES, decimal_shapes
 from dbscale.migrate.source import read_schema
+from dbscale.migrate.verify_records import Records
 from dbscale.plan import Conversion, Load, LoadColumn
 from test_encode import CASES, READINGS, REFUSED, VALUES, Raw, load, make
 
@@ -411,3 +412,87 @@ def test_wheels(tmp_path: Path, pure: str) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert (f"dbscale/native/{native.file_name()}" in names) is not bool(pure)
     assert wheel.stem.endswith("py3-none-any") is bool(pure)
+
+
+# ── verify by bytes ───────────────────────────────────────────────────────────────────────────────────────────────
+
+VERIFIED = {
+    name: conversion
+    for name, conversion in ALL.items()
+    if conversion.to not in ("real", "real[]", "double precision[]") and conversion.invalid != "replace"
+}
+
+
+def verified(target: Target, path: Path, step: Load) -> tuple[bool, int | None, int]:
+    """What both ways of comparing bytes say of the loaded table, and how many rows the extension left out."""
+    with SqliteSource(str(path)).snapshot(1) as (reader,):
+        records = Records.of(reader, step, "UTF-8")
+        assert records is not None
+        found = list(records.compared(reader, target.connection, Range(), '"id"'))
+        values = ", ".join(records.encoder.values())
+        ((total,),) = reader.rows(f"SELECT record_total({records.encoder.codes()}, {values}) FROM t AS s")
+        left = struct.unpack(">4Q", total)[2] if isinstance(total, bytes) else 0
+        return all(equal for *_, equal in found), records.same_rows(reader, target.connection, "public.t"), left
+
+
+@pytest.mark.parametrize("to", VERIFIED, ids=list(VERIFIED))
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(values=st.lists(ANY.filter(lambda value: not (isinstance(value, str) and _lone(value))), max_size=30))
+def test_what_was_loaded_has_the_bytes_expected(target: Target, tmp_path: Path, to: str, values: list[Any]) -> None:
+    """Whatever the extension spells for verify is what PostgreSQL sends of the row that the SQL form loaded."""
+    make(tmp_path / "x.db", [value + 0.0 if isinstance(value, float) else value for value in values])
+    step = load(VERIFIED[to])
+    with SqliteSource(str(tmp_path / "x.db")).snapshot(1) as (reader,):
+        encoder = Encoder(step, reader.library, reader.function_arguments)
+        batches = list(encoder.batches(reader, Range()))
+    try:
+        target.load(encoder, batches)
+    except psycopg.DataError:
+        return
+    refused = {row.key[0] for batch in batches for row in batch.refused}
+    connection = apsw.Connection(str(tmp_path / "x.db"))
+    connection.executemany("DELETE FROM t WHERE id = ?", [(key,) for key in refused])
+    for value in (id_ for (id_,) in connection.execute("SELECT id FROM t").fetchall() if _left(connection, step, id_)):
+        connection.execute("DELETE FROM t WHERE id = ?", (value,))
+        target.connection.execute("DELETE FROM t WHERE id = %s", [value])
+    (count,) = connection.execute("SELECT count(*) FROM t").fetchall()[0]
+    connection.close()
+    assert verified(target, tmp_path / "x.db", step) == (True, count, 0)
+
+
+def _left(connection: apsw.Connection, step: Load, key: int) -> bool:
+    """Whether the extension leaves a row to SQL."""
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1)
+    connection.load_extension(str(native.extension()), native.ENTRY)
+    codes = "".join(pgcopy.code(column.conversion) for column in step.columns)
+    values = ", ".join(pgcopy.BinaryEncoder(step, (3, 54, 0), 1000).values())
+    sql = f"SELECT record_total(?, {values}) FROM t AS s WHERE id = ?"
+    (data,) = connection.execute(sql, (codes, key)).fetchall()[0]
+    return bool(struct.unpack(">4Q", data)[2])
+
+
+@pytest.mark.parametrize(
+    ("to", "value", "other"),
+    [
+        ("bigint", 5, "6"), ("double precision", 0.1, "0.10000000000000002"), ("numeric", 19.99, "19.990001"),
+        ("text", "a", "'b'"), ("text", "", "NULL"), ("bytea", b"a", r"'\x62'"), ("boolean", 1, "false"),
+        ("timestamptz", "2020-01-02T03:04:05.678+09:00", "v + interval '1 microsecond'"), ("date", "2020-02-29", "v+1"),
+        ("time", "12:30", "v + interval '1 microsecond'"), ("uuid", "a" * 32, f"'{'b' * 32}'"),
+        ("jsonb", '{"b": [1.50, "\\u00e9\\n"], "aa": {}}', "'{}'"), ("timestamp s", 1577934245, "v + interval '1 s'"),
+        ("timestamp s", 0.25, "v + interval '1 s'"), ("numeric(10,2)", "1.50", "1.51"), ("bigint", None, "0"),
+    ],
+)  # fmt: skip
+def test_every_change_is_seen(target: Target, tmp_path: Path, to: str, value: Any, other: str) -> None:
+    path = tmp_path / "x.db"
+    make(path, [value, value])
+    step = load(ALL[to])
+    with SqliteSource(str(path)).snapshot(1) as (reader,):
+        encoder = pgcopy.encoder(step, reader, "UTF-8")
+        target.load(encoder, list(encoder.batches(reader, Range())))
+    assert verified(target, path, step) == (True, 2, 0)
+    for change in (f"UPDATE t SET v = {other} WHERE id = 1", "DELETE FROM t WHERE id = 2", "INSERT INTO t TABLE t"):
+        with target.connection.transaction(force_rollback=True):
+            target.connection.execute(change.encode())
+            assert verified(target, path, step) == (False, None, 0)

@@ -87,12 +87,13 @@ class BinaryEncoder(Encoder):
                 yield self.copy_sql, data
 
     def _row_sql(self) -> str:
-        return f"pgcopy_row({', '.join([self._codes(), *self._values()])})"
+        return f"pgcopy_row({', '.join([self.codes(), *self.values()])})"
 
-    def _codes(self) -> str:
+    def codes(self) -> str:
+        """The conversions as an SQL string, for `pgcopy` and `records`."""
         return literal("".join(code(column.conversion) for column in self.load.columns))
 
-    def _values(self) -> list[str]:
+    def values(self) -> list[str]:
         """The columns as `pgcopy` takes them: SQLite's own JSON becomes text by SQLite's own function."""
         values = []
         for column in self.load.columns:
@@ -106,11 +107,11 @@ class BinaryEncoder(Encoder):
         return values
 
     def _batch_sql(self, rowid: str, among: str) -> str:
-        values = self._values()
+        values = self.values()
         names = [f"c{place}" for place in range(len(values))]
         columns = ", ".join(f"{value} AS {name}" for value, name in zip(values, names, strict=True))
         return (
-            f"SELECT pgcopy({self._codes()}, k, {', '.join(names)}), min(k), max(k)"
+            f"SELECT pgcopy({self.codes()}, k, {', '.join(names)}), min(k), max(k)"
             f" FROM (SELECT {rowid} AS k, {columns} {among})"
         )
 

@@ -4,6 +4,9 @@
 **   pgcopy_row(codes, c1, ..., cn)    the same of one row; NULL where the row is left out
 **   profile(tests, c1, ..., cn)       aggregate: how many values of each column are what was expected, and their ends
 **   json_repeats(text)                whether an object in the JSON may have a key twice
+**   records(codes, c1, ..., cn)       aggregate: the rows as PostgreSQL's record_send() gives them, to be compared
+**   record_total(codes, c1, ..., cn)  aggregate: record_sums() of the same, of any number of rows
+**   record_sums(records)              how many rows there are, and 128 bits of each one's hash added up
 **
 ** A row with a value that has no usual form is left out, and its key is told: Python reads it again and decides
 ** (convert.py). So a test here may be too strict, but never too lax. No value is changed in silence: every cell is
@@ -1397,6 +1400,723 @@ static void json_repeats(sqlite3_context *context, int count, sqlite3_value **va
     sqlite_result_int(context, repeats(&s, keys, 0, 0));
 }
 
+/* ---- records(codes, c1, ..., cn) -------------------------------------------------------------------------------- */
+
+/* For verify: what PostgreSQL should hold, worked out a second time. Nothing here calls what pgcopy calculates with:
+** days are counted by another rule, decimals come from the C library and stay text (PostgreSQL writes its own as text,
+** too), JSON is normalized as jsonb prints it. A row that has another form is left out, and compared by SQL. */
+
+static int v_bytes(Buffer *out, uint32_t type, const void *bytes, size_t n) {
+    u8 *at = extend(out, n + 8);
+    if (!at) return LEFT_OUT;
+    at = store32(store32(at, type), (uint32_t)n);
+    if (n) memcpy(at, bytes, n);
+    return WRITTEN;
+}
+
+/* A whole number in `width` bytes. */
+static int v_whole(Buffer *out, uint32_t type, int64_t x, size_t width) {
+    u8 bytes[8];
+    uint64_t bits = (uint64_t)x;
+    size_t i;
+    if (width == 4 && (x > 2147483647 || x < -INT64_C(2147483648))) return LEFT_OUT;
+    if (width == 2 && (x > 32767 || x < -32768)) return LEFT_OUT;
+    for (i = width; i-- > 0; bits >>= 8) bytes[i] = (u8)(bits & 0xff);
+    return v_bytes(out, type, bytes, width);
+}
+
+static uint32_t v_type(char to) {
+    static const char letters[] = "248dfnbyujJpPDTtEF";
+    static const uint16_t types[] = {21,  23,  20,   701,  700,  25,   16, 17,   2950,
+                                     114, 25, 1114, 1184, 1082, 1083, 25, 1021, 1022};
+    const char *found = to ? strchr(letters, to) : NULL;
+    return found ? types[found - letters] : 0;
+}
+
+static int v_number(Buffer *out, const Code *code, int64_t x) {
+    size_t width = code->to == '2' ? 2 : code->to == '4' ? 4 : 8;
+    return v_whole(out, v_type(code->to), x, width);
+}
+
+static int v_is_number(const Code *code) { return code->to == '2' || code->to == '4' || code->to == '8'; }
+
+/* A text of digits, of which `point` stand before the point, without the zeros that say nothing. */
+static int v_plain(Buffer *out, int negative, const char *digits, int n, int point, int least) {
+    char text[400];
+    int at = 0, i, places;
+    while (n && *digits == '0') digits++, n--, point--;
+    while (n && n > point + least && digits[n - 1] == '0') n--;
+    if (!n) point = 0;
+    if (point > 150 || point < -150 || n > 150) return LEFT_OUT;
+    places = n > point ? n - point : 0;
+    if (places < least) places = least;
+    if (negative && n) text[at++] = '-';
+    if (!n || point <= 0) text[at++] = '0';
+    for (i = 0; n && i < point; i++) text[at++] = i < n ? digits[i] : '0';
+    if (places) text[at++] = '.';
+    for (i = 0; i < places; i++) {
+        int place = n ? point + i : n;
+        text[at++] = place >= 0 && place < n ? digits[place] : '0';
+    }
+    return v_bytes(out, 25, text, (size_t)at);
+}
+
+static int v_decimal_of_real(Buffer *out, double x) {
+    char text[48], digits[24];
+    int precision, n = 0, i, scale;
+    double ten = 1;
+    if (x == 0) return v_bytes(out, 25, "0", 1);
+    if (!is_normal(x)) return LEFT_OUT;
+    for (scale = 0; scale < 7 && x > -1e8 && x < 1e8; scale++, ten *= 10) {
+        /* what looks like a short decimal is one if the C library reads it back as the same number */
+        double near = (x < 0 ? -x : x) * ten;
+        int64_t whole = (int64_t)(near + 0.5);
+        if (near - (double)whole > 1e-6 || near - (double)whole < -1e-6) continue;
+        n = snprintf(text, sizeof text, "%llde-%d", (long long)whole, scale);
+        if (strtod(text, NULL) != (x < 0 ? -x : x)) break;
+        for (n = 0; text[n] != 'e'; n++) digits[n] = text[n];
+        return v_plain(out, x < 0, digits, n, n - scale, 0);
+    }
+    n = 0;
+    for (precision = 14; precision < 17; precision++) {
+        snprintf(text, sizeof text, "%.*e", precision, x);
+        if (strtod(text, NULL) == x) break;
+    }
+    for (i = 0; text[i] && text[i] != 'e'; i++)
+        if (text[i] >= '0' && text[i] <= '9' && n < 24) digits[n++] = text[i];
+    if (!text[i]) return LEFT_OUT;
+    return v_plain(out, text[0] == '-', digits, n, atoi(text + i + 1) + 1, 0);
+}
+
+/* A decimal's text without an exponent. */
+static int v_decimal_of_text(Buffer *out, const u8 *p, size_t n) {
+    char digits[160];
+    int count = 0, point = -1, negative = 0;
+    size_t i = 0;
+    if (n && (*p == '-' || *p == '+')) negative = p[i++] == '-';
+    for (; i < n; i++) {
+        if (p[i] == '.' && point < 0) point = count;
+        else if (p[i] < '0' || p[i] > '9' || count == 160) return LEFT_OUT;
+        else digits[count++] = (char)p[i];
+    }
+    return count ? v_plain(out, negative, digits, count, point < 0 ? count : point, 0) : LEFT_OUT;
+}
+
+/* Days from 2000-01-01: whole years, then the months before. */
+static int64_t v_days(int year, int month, int day) {
+    static const short before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365};
+    int leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    int64_t whole = year - 1;
+    if (year < 1 || month < 1 || month > 12 || day < 1) return INT64_MIN;
+    if (day > before[month] - before[month - 1] + (month == 2 && leap)) return INT64_MIN;
+    return whole * 365 + whole / 4 - whole / 100 + whole / 400 + before[month - 1] + (month > 2 && leap) + day - 1 -
+           730119;
+}
+
+/* Seconds since 2000 and microseconds, as the column's type. */
+static int v_moment(Buffer *out, const Code *code, int64_t seconds, int64_t us) {
+    int64_t days = seconds / 86400, within = seconds % 86400;
+    if (within < 0) days--, within += 86400;
+    switch (code->to) {
+        case 'p':
+        case 'P': return v_whole(out, v_type(code->to), seconds * 1000000 + us, 8);
+        case 'D': return within || us ? LEFT_OUT : v_whole(out, 1082, days, 4);
+        case 'T': return days != -10957 ? LEFT_OUT : v_whole(out, 1083, within * 1000000 + us, 8);
+        default: return LEFT_OUT;
+    }
+}
+
+static int v_count(Buffer *out, const Code *code, int64_t x) {
+    int64_t unit = 1, shift = -946684800, seconds, rest;
+    uint64_t size = x < 0 ? 0 - (uint64_t)x : (uint64_t)x;
+    switch (code->integers) {
+        case 's': break;
+        case 'm': unit = 1000; break;
+        case 'u': unit = 1000000; break;
+        case 'n': unit = 1000000000; break;
+        case 'w': unit = 1000000, shift -= 11644473600; break;
+        case 'a': shift += 978307200; break;
+        case 'z':
+            if (size >= UINT64_C(100000000000)) unit = 1000;
+            if (size >= UINT64_C(100000000000000)) unit = 1000000;
+            if (size >= UINT64_C(100000000000000000)) unit = 1000000000;
+            break;
+        case 'd':
+            if (size > 4000000) return LEFT_OUT;
+            x *= 86400;
+            break;
+        case 'y':
+            if (x < 10101 || x > 99991231) return LEFT_OUT;
+            x = v_days((int)(x / 10000), (int)(x % 10000 / 100), (int)(x % 100));
+            return x == INT64_MIN ? LEFT_OUT : v_moment(out, code, x * 86400, 0);
+        default: return LEFT_OUT;
+    }
+    seconds = x / unit;
+    rest = x % unit;
+    if (rest < 0) seconds--, rest += unit;
+    if (seconds > INT64_C(300000000000) || seconds < -INT64_C(300000000000)) return LEFT_OUT;
+    if (unit == 1000000000) {
+        if (rest % 1000) return LEFT_OUT;
+        rest /= 1000;
+    } else {
+        rest *= 1000000 / unit;
+    }
+    return v_moment(out, code, seconds + shift, rest);
+}
+
+/* A real number of seconds, by the decimal that the C library prints for it. */
+static int v_real_time(Buffer *out, const Code *code, double x) {
+    int places = code->reals == 'm' ? 3 : 6, i, negative;
+    char text[64];
+    int64_t us = 0;
+    /* beyond 2^53 microseconds, doubles are too far apart to tell them */
+    double most = code->reals == 'm' ? 9e12 : 9e9;
+    if ((code->reals != 's' && code->reals != 'm' && code->reals != 'a') || !(x > -most && x < most)) return LEFT_OUT;
+    snprintf(text, sizeof text, "%.*f", places, x);
+    if (strtod(text, NULL) != x) return LEFT_OUT;
+    negative = text[0] == '-';
+    for (i = 0; text[i]; i++)
+        if (text[i] >= '0' && text[i] <= '9') us = us * 10 + (text[i] - '0');
+    if (negative) us = -us;
+    i = us % 1000000 < 0;
+    return v_moment(out, code, us / 1000000 - i - 946684800 + (code->reals == 'a' ? 978307200 : 0),
+                    us % 1000000 + (i ? 1000000 : 0));
+}
+
+/* `n` decimal digits at `p`, or -1. */
+static int v_digits(const u8 *p, int n) {
+    int x = 0, i;
+    for (i = 0; i < n; i++) {
+        if (p[i] < '0' || p[i] > '9') return -1;
+        x = 10 * x + p[i] - '0';
+    }
+    return x;
+}
+
+static int v_iso(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    int64_t day = -10957, seconds = 0, us = 0;
+    size_t i = 0, places;
+    if (code->to != 'T') {
+        if (n < 10 || p[4] != '-' || p[7] != '-') return LEFT_OUT;
+        if (v_digits(p, 4) < 0 || v_digits(p + 5, 2) < 0 || v_digits(p + 8, 2) < 0) return LEFT_OUT;
+        day = v_days(v_digits(p, 4), v_digits(p + 5, 2), v_digits(p + 8, 2));
+        if (day == INT64_MIN) return LEFT_OUT;
+        if (n == 10) return v_moment(out, code, day * 86400, 0);
+        if (p[10] != ' ' && p[10] != 'T') return LEFT_OUT;
+        i = 11;
+    }
+    if (n < i + 5 || p[i + 2] != ':') return LEFT_OUT;
+    if (v_digits(p + i, 2) < 0 || v_digits(p + i + 3, 2) < 0) return LEFT_OUT;
+    seconds = v_digits(p + i, 2) * 3600 + v_digits(p + i + 3, 2) * 60;
+    i += 5;
+    if (n >= i + 3 && p[i] == ':') {
+        if (v_digits(p + i + 1, 2) < 0) return LEFT_OUT;
+        seconds += v_digits(p + i + 1, 2);
+        i += 3;
+        if (i < n && p[i] == '.') {
+            for (places = 0, i++; i < n && p[i] >= '0' && p[i] <= '9'; i++, places++) us = us * 10 + (p[i] - '0');
+            if (places > 6 || !places) return LEFT_OUT;
+            for (; places < 6; places++) us *= 10;
+        }
+    }
+    if (seconds >= 86400) return LEFT_OUT;
+    if (i < n) {
+        int sign = p[i] == '-' ? 1 : -1, hours, minutes = 0;
+        if (code->to != 'P') return LEFT_OUT;
+        if (p[i] == 'Z' && i + 1 == n) return v_moment(out, code, day * 86400 + seconds, us);
+        if ((p[i] != '+' && p[i] != '-') || (n - i != 3 && n - i != 5 && n - i != 6)) return LEFT_OUT;
+        hours = v_digits(p + i + 1, 2);
+        if (n - i > 3) minutes = v_digits(p + n - 2, 2);
+        if (hours < 0 || minutes < 0 || (n - i == 6 && p[i + 3] != ':')) return LEFT_OUT;
+        seconds += sign * (hours * 3600 + minutes * 60);
+    }
+    return v_moment(out, code, day * 86400 + seconds, us);
+}
+
+/* ---- JSON as jsonb prints it ----------------------------------------------------------------------------------- */
+
+static int n_put(Buffer *out, const void *bytes, size_t n) {
+    u8 *at;
+    if (!n) return 1;
+    at = extend(out, n);
+    if (at) memcpy(at, bytes, n);
+    return at != NULL;
+}
+
+static int n_utf8(Buffer *out, unsigned c) {
+    u8 b[4];
+    size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4, i;
+    if (n == 1) b[0] = (u8)c;
+    for (i = n; n > 1 && i-- > 1; c >>= 6) b[i] = (u8)(0x80 | (c & 0x3f));
+    if (n > 1) b[0] = (u8)((0xf00 >> n & 0xf0) | c);
+    return n_put(out, b, n);
+}
+
+static int n_hex(Scan *s, unsigned *c) {
+    int i;
+    *c = 0;
+    if (s->end - s->p < 5) return 0;
+    for (i = 1; i < 5; i++) {
+        if (hex_value(s->p[i]) < 0) return 0;
+        *c = *c * 16 + (unsigned)hex_value(s->p[i]);
+    }
+    s->p += 5;
+    return 1;
+}
+
+/* The string at `s` without its escapes. */
+static int n_unescaped(Scan *s, Buffer *out) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    if (s->p >= s->end || *s->p++ != '"') return 0;
+    while (s->p < s->end && *s->p != '"') {
+        const u8 *start = s->p;
+        unsigned c, low;
+        while (s->p < s->end && *s->p != '"' && *s->p != '\\' && *s->p >= 0x20) s->p++;
+        if (!n_put(out, start, (size_t)(s->p - start)) || s->p >= s->end || *s->p < 0x20) return 0;
+        if (*s->p == '"') break;
+        if (++s->p >= s->end) return 0;
+        if (*s->p == 'u') {
+            if (!n_hex(s, &c) || !c || (c >= 0xdc00 && c < 0xe000)) return 0;
+            if (c >= 0xd800 && c < 0xdc00) {
+                if (s->end - s->p < 6 || *s->p++ != '\\' || *s->p != 'u' || !n_hex(s, &low)) return 0;
+                if (low < 0xdc00 || low > 0xdfff) return 0;
+                c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
+            }
+            if (!n_utf8(out, c)) return 0;
+        } else {
+            const char *found = *s->p ? strchr(from, *s->p) : NULL;
+            if (!found || !n_put(out, to + (found - from), 1)) return 0;
+            s->p++;
+        }
+    }
+    if (s->p >= s->end) return 0;
+    s->p++;
+    return 1;
+}
+
+static int n_escaped(Buffer *out, const u8 *p, size_t n) {
+    size_t i, start = 0;
+    char text[8];
+    if (!n_put(out, "\"", 1)) return 0;
+    for (i = 0; i < n; i++) {
+        if (p[i] >= 0x20 && p[i] != '"' && p[i] != '\\') continue;
+        if (!n_put(out, p + start, i - start)) return 0;
+        start = i + 1;
+        switch (p[i]) {
+            case '"':
+            case '\\': snprintf(text, sizeof text, "\\%c", p[i]); break;
+            case '\b': memcpy(text, "\\b", 3); break;
+            case '\f': memcpy(text, "\\f", 3); break;
+            case '\n': memcpy(text, "\\n", 3); break;
+            case '\r': memcpy(text, "\\r", 3); break;
+            case '\t': memcpy(text, "\\t", 3); break;
+            default: snprintf(text, sizeof text, "\\u%04x", p[i]);
+        }
+        if (!n_put(out, text, strlen(text))) return 0;
+    }
+    return n_put(out, p + start, n - start) && n_put(out, "\"", 1);
+}
+
+static int n_number(Scan *s, Buffer *out) {
+    const u8 *start = s->p;
+    char digits[100];
+    int n = 0, fraction = 0, seen = 0, exponent = 0, negative = *s->p == '-';
+    Buffer text = {NULL, 0, 0, 0};
+    int fine;
+    if (!json_number(s)) return 0;
+    for (start += negative; start < s->p && (*start | 0x20) != 'e'; start++) {
+        if (*start == '.') {
+            seen = 1;
+            continue;
+        }
+        if (n == 100) return 0;
+        digits[n++] = (char)*start;
+        fraction += seen;
+    }
+    if (start < s->p) {
+        if (s->p - start > 4) return 0;
+        for (start++; start < s->p; start++)
+            if (*start >= '0' && *start <= '9') exponent = exponent * 10 + (*start - '0');
+        for (start = s->p; (start[-1] | 0x20) != 'e'; start--) {
+        }
+        if (*start == '-') exponent = -exponent;
+    }
+    fine = v_plain(&text, negative, digits, n, n - fraction + exponent, fraction > exponent ? fraction - exponent : 0);
+    fine = fine && n_put(out, text.bytes + 8, text.length - 8);
+    free(text.bytes);
+    return fine;
+}
+
+typedef struct {
+    size_t key, key_length, value, value_length;
+    const Buffer *in;
+} Member;
+
+/* jsonb's order: shorter keys first. */
+static int n_order(const void *left, const void *right) {
+    const Member *a = left, *b = right;
+    if (a->key_length != b->key_length) return a->key_length < b->key_length ? -1 : 1;
+    return a->key_length ? memcmp(a->in->bytes + a->key, b->in->bytes + b->key, a->key_length) : 0;
+}
+
+enum { MOST_MEMBERS = 64, NORMAL_DEPTH = 40 };
+
+static int n_value(Scan *s, Buffer *out, int depth);
+
+static int n_object(Scan *s, Buffer *out, int depth) {
+    Member members[MOST_MEMBERS];
+    Buffer parts = {NULL, 0, 0, 0};
+    int count = 0, i, fine = 0;
+    s->p++;
+    skip_space(s);
+    if (s->p < s->end && *s->p == '}') return s->p++, n_put(out, "{}", 2);
+    for (;;) {
+        Member *each = &members[count];
+        if (count++ == MOST_MEMBERS) goto end;
+        each->in = &parts;
+        each->key = parts.length;
+        skip_space(s);
+        if (!n_unescaped(s, &parts)) goto end;
+        each->value = parts.length;
+        each->key_length = parts.length - each->key;
+        skip_space(s);
+        if (s->p >= s->end || *s->p++ != ':' || !n_value(s, &parts, depth + 1)) goto end;
+        each->value_length = parts.length - each->value;
+        if (s->p >= s->end || (*s->p != ',' && *s->p != '}')) goto end;
+        if (*s->p++ == '}') break;
+    }
+    qsort(members, (size_t)count, sizeof *members, n_order);
+    for (i = 0; i < count; i++) {
+        if (i && n_order(&members[i - 1], &members[i]) == 0) goto end;
+        if (!n_put(out, i ? ", " : "{", i ? 2 : 1)) goto end;
+        if (!n_escaped(out, parts.bytes + members[i].key, members[i].key_length)) goto end;
+        if (!n_put(out, ": ", 2) || !n_put(out, parts.bytes + members[i].value, members[i].value_length)) goto end;
+    }
+    fine = n_put(out, "}", 1);
+end:
+    free(parts.bytes);
+    return fine;
+}
+
+static int n_array(Scan *s, Buffer *out, int depth) {
+    int count = 0;
+    s->p++;
+    skip_space(s);
+    if (s->p < s->end && *s->p == ']') return s->p++, n_put(out, "[]", 2);
+    for (;;) {
+        if (!n_put(out, count ? ", " : "[", count ? 2 : 1) || !n_value(s, out, depth + 1)) return 0;
+        count = 1;
+        if (s->p >= s->end || (*s->p != ',' && *s->p != ']')) return 0;
+        if (*s->p++ == ']') return n_put(out, "]", 1);
+    }
+}
+
+static int n_value(Scan *s, Buffer *out, int depth) {
+    Buffer text = {NULL, 0, 0, 0};
+    const char *word;
+    int fine;
+    skip_space(s);
+    if (s->p >= s->end || depth > NORMAL_DEPTH) return 0;
+    switch (*s->p) {
+        case '{': fine = n_object(s, out, depth); break;
+        case '[': fine = n_array(s, out, depth); break;
+        case '"':
+            fine = n_unescaped(s, &text) && n_escaped(out, text.bytes ? text.bytes : (const u8 *)"", text.length);
+            free(text.bytes);
+            break;
+        case 't':
+        case 'f':
+        case 'n':
+            word = *s->p == 't' ? "true" : *s->p == 'f' ? "false" : "null";
+            fine = json_word(s, word) && n_put(out, word, strlen(word));
+            break;
+        default: fine = n_number(s, out);
+    }
+    skip_space(s);
+    return fine;
+}
+
+static int v_json(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    Scan s = {p, p + n};
+    size_t before = out->length;
+    u8 *at;
+    if (code->to == 'j') return v_bytes(out, 114, p, n);
+    if (code->to != 'J') return LEFT_OUT;
+    at = extend(out, 8);
+    if (!at || !n_value(&s, out, 0) || s.p != s.end) return LEFT_OUT;
+    store32(store32(out->bytes + before, 25), (uint32_t)(out->length - before - 8));
+    return WRITTEN;
+}
+
+/* ---- A cell of a record ---------------------------------------------------------------------------------------- */
+
+static int v_integer(Buffer *out, const Code *code, int64_t x) {
+    char text[24];
+    int n;
+    double real = (double)x;
+    u8 bit = x == 1;
+    switch (code->integers) {
+        case 'b': return x == bit && code->to == 'b' ? v_bytes(out, 16, &bit, 1) : LEFT_OUT;
+        case 'k':
+            if (v_is_number(code)) return v_number(out, code, x);
+            if (code->to == 'd') {
+                if (x > INT64_C(9007199254740992) || x < -INT64_C(9007199254740992)) return LEFT_OUT;
+                return v_whole(out, 701, (int64_t)bits_of(real), 8);
+            }
+            n = snprintf(text, sizeof text, "%lld", (long long)x);
+            if (code->to == 'n' || code->to == 'J' || code->to == 't') return v_bytes(out, 25, text, (size_t)n);
+            return code->to == 'j' ? v_bytes(out, 114, text, (size_t)n) : LEFT_OUT;
+        case 'x':
+            n = snprintf(text, sizeof text, "%lld", (long long)x);
+            return code->to == 't' || code->to == 'y' ? v_bytes(out, v_type(code->to), text, (size_t)n) : LEFT_OUT;
+        default: return v_count(out, code, x);
+    }
+}
+
+static int v_real(Buffer *out, const Code *code, double x) {
+    switch (code->reals) {
+        case 'k': return code->to == 'd' ? v_whole(out, 701, (int64_t)bits_of(x), 8) : LEFT_OUT;
+        case 'w':
+            if (!(x > -9e18 && x < 9e18) || (double)(int64_t)x != x || !v_is_number(code)) return LEFT_OUT;
+            return v_number(out, code, (int64_t)x);
+        case 'h': return code->to == 'n' ? v_decimal_of_real(out, x) : LEFT_OUT;
+        default: return v_real_time(out, code, x);
+    }
+}
+
+static int v_uuid(Buffer *out, const u8 *p, size_t n) {
+    u8 uuid[16] = {0};
+    size_t i, count = 0;
+    for (i = 0; i < n; i++) {
+        int nibble = hex_value(p[i]);
+        if (p[i] == '-' || p[i] == '{' || p[i] == '}') continue;
+        if (nibble < 0 || count == 32) return LEFT_OUT;
+        uuid[count / 2] = (u8)(uuid[count / 2] << 4 | nibble);
+        count++;
+    }
+    return count == 32 ? v_bytes(out, 2950, uuid, 16) : LEFT_OUT;
+}
+
+static int v_truth(Buffer *out, const u8 *p, size_t n) {
+    /* each word tells by its first letters; a word that is none was not loaded, and is not looked for here */
+    u8 first = n ? p[0] | 0x20 : 0, second = n > 1 ? p[1] | 0x20 : 0, truth;
+    if (!n || n > 5) return LEFT_OUT;
+    truth = p[0] == '1' || first == 't' || first == 'y' || (first == 'o' && second == 'n');
+    return v_bytes(out, 16, &truth, 1);
+}
+
+static int v_integer_of_text(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    char text[24];
+    size_t i;
+    if (n < 1 || n > 18 || !v_is_number(code)) return LEFT_OUT;
+    for (i = 0; i < n; i++)
+        if ((p[i] < '0' || p[i] > '9') && !(i == 0 && n > 1 && (p[i] == '-' || p[i] == '+'))) return LEFT_OUT;
+    memcpy(text, p, n);
+    text[n] = 0;
+    return v_number(out, code, strtoll(text, NULL, 10));
+}
+
+static int v_text(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    switch (code->texts) {
+        case 'k': return code->to == 't' ? v_bytes(out, 25, p, n) : LEFT_OUT;
+        case 'y': return code->to == 'y' ? v_bytes(out, 17, p, n) : LEFT_OUT;
+        case 'n': return code->to == 'n' ? v_decimal_of_text(out, p, n) : v_integer_of_text(out, code, p, n);
+        case 'b': return code->to == 'b' ? v_truth(out, p, n) : LEFT_OUT;
+        case 'i': return v_iso(out, code, p, n);
+        case 'u': return code->to == 'u' ? v_uuid(out, p, n) : LEFT_OUT;
+        case 'j': return v_json(out, code, p, n);
+        default: return LEFT_OUT;
+    }
+}
+
+static int v_blob(Buffer *out, const Code *code, const u8 *p, size_t n) {
+    switch (code->blobs) {
+        case 'k': return code->to == 'y' ? v_bytes(out, 17, p, n) : LEFT_OUT;
+        case 'x': return code->to == 't' ? v_bytes(out, 25, p, n) : LEFT_OUT;
+        case 'u': return code->to == 'u' && n == 16 ? v_bytes(out, 2950, p, n) : LEFT_OUT;
+        case 'j': return v_json(out, code, p, n);
+        case 'd': return code->to == 'n' ? v_decimal_of_text(out, p, n) : v_integer_of_text(out, code, p, n);
+        default: return LEFT_OUT;
+    }
+}
+
+static int v_cell(Buffer *out, const Code *code, sqlite3_value *value) {
+    u8 *at;
+    const u8 *p;
+    int type = sqlite_value_type(value), n = 0;
+    if (type == SQLITE_INTEGER) return v_integer(out, code, sqlite_value_int64(value));
+    if (type == SQLITE_FLOAT) return v_real(out, code, sqlite_value_double(value));
+    if (type != SQLITE_NULL) {
+        p = type == SQLITE_TEXT ? sqlite_value_text(value) : sqlite_value_blob(value);
+        n = sqlite_value_bytes(value);
+        if (n > WIDE) return LEFT_OUT;
+        if (!p) p = (const u8 *)"", n = 0;
+        if (type == SQLITE_BLOB) return v_blob(out, code, p, (size_t)n);
+        if (n || code->empty != 'n') return v_text(out, code, p, (size_t)n);
+    }
+    at = extend(out, 8);
+    return at && store32(store32(at, v_type(code->to)), 0xffffffff);
+}
+
+typedef struct {
+    Codes *codes;
+    Buffer rows;
+    uint64_t written, left, sums[2];
+    int failed;
+} Records;
+
+static void records_step(sqlite3_context *context, int count, sqlite3_value **values) {
+    Records *records = sqlite_aggregate_context(context, (int)sizeof(Records));
+    size_t before;
+    u8 *at;
+    int i, fine = 1;
+    if (!records) {
+        sqlite_result_error_nomem(context);
+        return;
+    }
+    if (records->failed) return;
+    if (!records->codes) records->codes = count < 2 ? NULL : read_codes(text_of(values[0]), count - 1);
+    if (!records->codes) {
+        records->failed = 1;
+        fail(context, "records(codes, c1, ..., cn): the codes are not of these columns");
+        return;
+    }
+    before = records->rows.length;
+    at = extend(&records->rows, 4);
+    if (at) store32(at, (uint32_t)(count - 1));
+    for (i = 0; at && fine && i < count - 1; i++)
+        fine = v_cell(&records->rows, &records->codes->code[i], values[i + 1]) == WRITTEN;
+    if (records->rows.failed) {
+        records->failed = 1;
+        sqlite_result_error_nomem(context);
+    } else if (fine) {
+        records->written++;
+    } else {
+        records->rows.length = before;
+        records->left++;
+    }
+}
+
+/* The rows, how many were left out, and how many were written. */
+static void records_final(sqlite3_context *context) {
+    Records *records = sqlite_aggregate_context(context, 0);
+    u8 *at;
+    if (!records) {
+        sqlite_result_null(context);
+        return;
+    }
+    at = records->failed ? NULL : extend(&records->rows, 16);
+    if (at) {
+        store64(store64(at, records->left), records->written);
+        sqlite_result_blob64(context, records->rows.bytes, records->rows.length, free);
+    } else {
+        free(records->rows.bytes);
+        if (!records->failed) sqlite_result_error_nomem(context);
+    }
+    free(records->codes);
+    memset(records, 0, sizeof *records);
+}
+
+/* ---- record_sums(records) -------------------------------------------------------------------------------------- */
+
+static uint64_t rotated(uint64_t x, int by) { return x << by | x >> (64 - by); }
+
+static uint64_t mixed(uint64_t x) {
+    x = (x ^ x >> 33) * UINT64_C(0xff51afd7ed558ccd);
+    x = (x ^ x >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
+    return x ^ x >> 33;
+}
+
+/* 128 bits of hash, built as Austin Appleby's MurmurHash3 (x64, 128 bits) is. */
+static void hash_of(const u8 *p, size_t n, uint64_t sum[2]) {
+    const uint64_t c1 = UINT64_C(0x87c37b91114253d5), c2 = UINT64_C(0x4cf5ad432745937f);
+    uint64_t h1 = UINT64_C(0x6462736361006c65), h2 = h1, k1, k2;
+    size_t left = n;
+    while (left) {
+        u8 last[16] = {0};
+        const u8 *block = p;
+        if (left < 16) {
+            memcpy(last, p, left);
+            block = last;
+        }
+        k1 = rotated(load64(block) * c1, 31) * c2;
+        k2 = rotated(load64(block + 8) * c2, 33) * c1;
+        h1 = (rotated(h1 ^ k1, 27) + h2) * 5 + 0x52dce729;
+        h2 = (rotated(h2 ^ k2, 31) + h1) * 5 + 0x38495ab5;
+        p += left < 16 ? left : 16;
+        left -= left < 16 ? left : 16;
+    }
+    h1 ^= n;
+    h2 ^= n;
+    h1 += h2;
+    h2 += h1;
+    h1 = mixed(h1);
+    h2 = mixed(h2);
+    h1 += h2;
+    h2 += h1;
+    sum[0] += h1;
+    sum[1] += h2;
+}
+
+static void total_step(sqlite3_context *context, int count, sqlite3_value **values) {
+    Records *records;
+    records_step(context, count, values);
+    records = sqlite_aggregate_context(context, (int)sizeof(Records));
+    if (!records || records->failed || !records->rows.length) return;
+    hash_of(records->rows.bytes, records->rows.length, records->sums);
+    records->rows.length = 0;
+}
+
+/* The sums, how many rows were left out, and how many were not: 64 bits each. */
+static void total_final(sqlite3_context *context) {
+    Records *records = sqlite_aggregate_context(context, 0);
+    u8 *at;
+    if (records && !records->failed) {
+        at = extend(&records->rows, 16);
+        if (at) store64(store64(at, records->sums[0]), records->sums[1]);
+    }
+    records_final(context);
+}
+
+/* Rows as record_send() writes them, one after the other: their number and the sums, 64 bits each; NULL where it is
+** something else. */
+static void record_sums(sqlite3_context *context, int count, sqlite3_value **values) {
+    const u8 *p = sqlite_value_blob(values[0]), *start;
+    size_t left = (size_t)sqlite_value_bytes(values[0]);
+    uint64_t sums[2] = {0, 0}, rows = 0;
+    Buffer out = {NULL, 0, 0, 0};
+    u8 *at;
+    (void)count;
+    while (p && left) {
+        uint64_t columns, length;
+        start = p;
+        if (left < 4) goto wrong;
+        columns = (uint64_t)p[0] << 24 | (uint64_t)p[1] << 16 | (uint64_t)p[2] << 8 | p[3];
+        for (p += 4, left -= 4; columns; columns--) {
+            if (left < 8) goto wrong;
+            length = load64(p) & UINT64_C(0xffffffff);
+            p += 8;
+            left -= 8;
+            if (length == UINT64_C(0xffffffff)) continue;
+            if (length > left) goto wrong;
+            p += length;
+            left -= (size_t)length;
+        }
+        hash_of(start, (size_t)(p - start), sums);
+        rows++;
+    }
+    at = extend(&out, 24);
+    if (at) {
+        store64(store64(store64(at, rows), sums[0]), sums[1]);
+        sqlite_result_blob64(context, out.bytes, out.length, free);
+    } else {
+        sqlite_result_error_nomem(context);
+    }
+    return;
+wrong:
+    sqlite_result_null(context);
+}
+
 /* ---- What SQLite calls ----------------------------------------------------------------------------------------- */
 
 #ifdef _WIN32
@@ -1415,5 +2135,11 @@ __declspec(dllexport)
         result = sqlite_create_function(db, "profile", -1, plain, NULL, NULL, profile_step, profile_final, NULL);
     if (result == SQLITE_OK)
         result = sqlite_create_function(db, "json_repeats", 1, pure, NULL, json_repeats, NULL, NULL, NULL);
+    if (result == SQLITE_OK)
+        result = sqlite_create_function(db, "records", -1, plain, NULL, NULL, records_step, records_final, NULL);
+    if (result == SQLITE_OK)
+        result = sqlite_create_function(db, "record_total", -1, plain, NULL, NULL, total_step, total_final, NULL);
+    if (result == SQLITE_OK)
+        result = sqlite_create_function(db, "record_sums", 1, pure, NULL, record_sums, NULL, NULL, NULL);
     return result;
 }
