@@ -434,9 +434,10 @@ TEXTS = (
     ),
     Case(
         id="D04-big",
-        title="A database in UTF-16, big end first",
-        sql="PRAGMA encoding = 'UTF-16be'; CREATE TABLE t(a TEXT); INSERT INTO t VALUES ('é😀');",
-        types={"t.a": "text"},
+        title="A database in UTF-16, big end first, with SQLite's own collations",
+        sql="PRAGMA encoding = 'UTF-16be'; CREATE TABLE t(a TEXT COLLATE NOCASE PRIMARY KEY);"
+        "INSERT INTO t VALUES ('é😀'); CREATE VIEW v AS SELECT * FROM t;",
+        types={"t.a": "text not null", "v.a": "text"},
         rows={"SELECT a FROM t": [("é😀",)]},
     ),
     Case(

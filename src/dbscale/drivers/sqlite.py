@@ -356,6 +356,8 @@ class SqliteSource:
 
     def _stub_collation(self, connection: apsw.Connection, name: str) -> None:
         """Stands in for a collation that only the application has, so that its tables can be read."""
+        if name.upper() in ("NOCASE", "RTRIM"):
+            return  # SQLite asks for its own, too, in a database in UTF-16, and has them if nobody answers
         connection.create_collation(name, _by_code_point)
         self._note(
             "unknown-collation",
