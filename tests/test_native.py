@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from dbscale.migrate.shapes import SHAPES, decimal_shapes
 from dbscale.migrate.source import read_schema
 from dbscale.migrate.verify_records import Records
 from dbscale.plan import Conversion, Load, LoadColumn
+from dump import dump
 from test_encode import CASES, READINGS, REFUSED, VALUES, Raw, load, make
 
 pytestmark = pytest.mark.skipif(native.extension() is None, reason="the extension is not compiled")
@@ -496,3 +497,20 @@ def test_every_change_is_seen(target: Target, tmp_path: Path, to: str, value: An
         with target.connection.transaction(force_rollback=True):
             target.connection.execute(change.encode())
             assert verified(target, path, step) == (False, None, 0)
+
+
+def test_the_sample_migrates_to_the_same_database_in_both_forms(
+    marketplace: Path, new_database: Callable[..., str]
+) -> None:
+    dumps, forms = [], []
+    for pure in ("", "1"):
+        url = new_database()
+        command = [sys.executable, "-m", "dbscale.cli", "migrate", str(marketplace), url, "--json"]
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=os.environ | {"DBSCALE_PURE_SQL": pure}
+        )
+        assert result.returncode == 0, result.stderr
+        forms.append({table["form"] for table in json.loads(result.stdout)["tables"]})
+        dumps.append(dump(url))
+    assert forms == [{"binary"}, {"csv"}]
+    assert dumps[0] == dumps[1]
