@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -108,6 +110,27 @@ class Environment:
             )
         return tuple(found)
 
+    def write(self, title: str, text: Callable[[str, str | None], str]) -> Path:
+        """Add a revision after the head; `text` makes it of its id and the one before. The file that was written.
+
+        Ids go on as they are: numbers of four digits where the others are such, or where there are none yet.
+        ConfigError where there is more than one head.
+        """
+        script = self.script
+        heads = script.get_heads()
+        if len(heads) > 1:
+            raise ConfigError(
+                f"{len(heads)} heads: {', '.join(heads)}", where=str(self.place), try_="alembic merge heads"
+            )
+        taken = [revision.id for revision in self.revisions]
+        numbered = all(re.fullmatch(r"[0-9]{4}", id_) for id_ in taken)
+        new = f"{int(max(taken, default='0')) + 1:04d}" if numbered else secrets.token_hex(6)
+        slug = re.sub(r"[^a-z0-9]+", "_", title.lower())[:40].strip("_")
+        path = Path(script.versions) / f"{new}_{slug}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text(new, heads[0] if heads else None), encoding="utf-8")
+        return path
+
     def upgrade(self, url: str, to: str = "heads") -> None:
         """Bring the database to a revision. Unfinished, with the database's own words, where one fails."""
         from alembic import command
@@ -119,6 +142,12 @@ class Environment:
         from alembic import command
 
         self._run(url, lambda config: command.downgrade(config, to))
+
+    def stamp(self, url: str, to: str = "heads") -> None:
+        """Note that the database is at a revision; nothing of it is run."""
+        from alembic import command
+
+        self._run(url, lambda config: command.stamp(config, to))
 
     def sql(self, url: str, start: str, to: str) -> str:
         """The statements of an upgrade, without running them (`alembic upgrade --sql`)."""

@@ -24,6 +24,7 @@ COMMANDS = {
     "shards": "dbscale.cli.shards:shards",
     "status": "dbscale.cli.migrate:status",
     "undo": "dbscale.cli.migrate:undo",
+    "upgrade": "dbscale.cli.upgrade:upgrade",
     "verify": "dbscale.cli.verify:verify",
 }
 """Each command and where it is. A module is imported when its command is called, so that `--help` stays quick."""
@@ -40,6 +41,7 @@ SUMMARIES = {
     "shards": "Shard maps: declare, check, apply, route, audit, split and merge.",
     "status": "Show runs: finished, at work, or to be gone on with.",
     "undo": "Take back what a run did.",
+    "upgrade": "Run the application's Alembic revisions on every shard and primary.",
     "verify": "Compare every row and the schema of source and target.",
 }
 

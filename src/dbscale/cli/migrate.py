@@ -18,6 +18,7 @@ from dbscale.catalog import Run
 from dbscale.cli import output, places
 from dbscale.cli.places import Target
 from dbscale.cli.progress import label, screen
+from dbscale.cli.revision import REVISION, write_revision
 from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
 from dbscale.errors import ConfigError, Finding, without_secrets
@@ -131,6 +132,7 @@ SHARD_MAP = click.option(
 @click.option("--no-verify", is_flag=True, help="Do not compare source and target afterwards.")
 @click.option("-o", "--out", metavar="FILE", help="Write the plan as JSON to FILE (- for stdout) and stop.")
 @click.option("--sql", "as_sql", is_flag=True, help="Show the plan as SQL and stop.")
+@REVISION
 @output.changing
 @output.common
 def migrate(
@@ -149,6 +151,7 @@ def migrate(
     jobs: int,
     state_schema: str,
     shard_map: tuple[str, ...],
+    revision: str | None,
     **chosen: Any,
 ) -> int:
     """Copy SOURCE (SQLite or Turso) into TARGET (PostgreSQL), and prove that every row arrived.
@@ -175,6 +178,8 @@ def migrate(
         )
         return spreading.spread(made, opened, ignore_rows=ignore_rows)
 
+    if revision:
+        return write_revision(revision, make(ignore_rows=True))
     if out or as_sql or dry_run:
         migration = make(ignore_rows=False)
         return show_plan(migration.plan, migration, out=out, as_sql=as_sql, as_json=as_json)
@@ -453,12 +458,17 @@ def conclude(
 @click.command("apply")
 @click.argument("plan_file", metavar="PLAN|-")
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Sessions at once.")
+@REVISION
 @output.changing
 @output.common
-def apply_command(plan_file: str, *, jobs: int, dry_run: bool, yes: bool, as_json: bool, config: str | None) -> int:
+def apply_command(
+    plan_file: str, *, jobs: int, revision: str | None, dry_run: bool, yes: bool, as_json: bool, config: str | None
+) -> int:
     """Carry out a saved plan: a file, or - for stdin."""
     settings = configuration.load(config)
     plan = Plan.from_json(sys.stdin.read() if plan_file == "-" else read_file(plan_file))
+    if revision:
+        return write_revision(revision, plan)
     if dry_run:
         output.answer(plan.to_json() if as_json else plan.to_sql())
         return 2 if plan.blockers else 0
