@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from dbscale.drivers import embedded
 from dump import dump
+from fix_postgres import Postgres, binaries
 from fix_proxy import Proxy
 
 CLIENT = Path(__file__).with_name("crash_client.py")
@@ -150,3 +153,86 @@ def test_two_at_once(marketplace: Path, database: str) -> None:
     finally:
         _, said = first.communicate(timeout=60)
     assert first.returncode == 0, said
+
+
+# ── the server's death, and a network that swallows packets ───────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def durable(server: Postgres, server_root: Path) -> Iterator[embedded.Server]:
+    """A server of this test's own, with fsync as in production."""
+    assert server.embedded
+    name = f"mortal{os.getpid()}"
+    settings = {"shared_buffers": "32MB", "fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+    yield embedded.up(name, root=server_root, binaries=binaries(server.version), settings=settings)
+    embedded.down(name, root=server_root)
+
+
+def postmaster(directory: Path) -> int:
+    return int((directory / "postmaster.pid").read_text().splitlines()[0])
+
+
+@pytest.mark.embedded
+@pytest.mark.timeout(600)
+def test_server_killed_in_the_middle(
+    marketplace: Path, undisturbed: tuple[str, int], durable: embedded.Server, server: Postgres, server_root: Path
+) -> None:
+    """SIGKILL to every process of the server while rows are on their way; it recovers, and the run goes on."""
+    expected, marks = undisturbed
+    dice = random.Random(7)
+    kills = 0
+    for wanted in (3, marks // 3, marks // 2, marks - 10):
+        kills += _server_killed_after(wanted, marketplace, durable, dice)
+        embedded.up(durable.name, root=server_root, binaries=binaries(server.version))
+    again = client(0, "before", *migrate(marketplace, durable.url))
+    assert again.returncode == 0, again.stderr
+    assert dump(durable.url) == expected
+    assert kills > 1
+    print(f"\nserver killed {kills} times in one migration, 0 rows lost or doubled")
+
+
+def _server_killed_after(wanted: int, source: Path, durable: embedded.Server, dice: random.Random) -> bool:
+    """Kill the server a moment after the client's mark `wanted`; False when the client was done before that."""
+    command = [sys.executable, str(CLIENT), "0", "before", str(PART_ROWS), *migrate(source, durable.url)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    seen = 0
+    for line in process.stderr:
+        seen += line == "mark\n"
+        if seen >= wanted:
+            break
+    time.sleep(dice.uniform(0, 0.02))
+    main = postmaster(durable.data)
+    children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+    for pid in (main, *map(int, children)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    said = process.stderr.read()
+    process.stderr.close()
+    status = process.wait(timeout=60)
+    assert "Traceback" not in said, said
+    assert status in (0, 3, 4), said
+    return status != 0
+
+
+def test_stalled_network(
+    marketplace: Path, undisturbed: tuple[str, int], database: str, proxy: Callable[[str], Proxy]
+) -> None:
+    """Packets that go nowhere for a while: the load waits, and goes on when they flow again."""
+    through = proxy(database)
+    command = [sys.executable, str(CLIENT), "0", "before", str(PART_ROWS), *migrate(marketplace, through.url)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    seen = 0
+    for line in process.stderr:
+        seen += line == "mark\n"
+        if seen == 20:
+            break
+    through.stall()
+    time.sleep(2)
+    assert process.poll() is None, "it waits"
+    through.resume()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0, said
+    assert dump(database) == undisturbed[0]
