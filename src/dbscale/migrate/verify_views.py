@@ -19,11 +19,13 @@ import psycopg
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader
 from dbscale.errors import Finding, SourceError
-from dbscale.migrate import canonical, cells
+from dbscale.migrate import canonical, cells, convert
 from dbscale.migrate.model import SourceObject
+from dbscale.plan import Conversion
 from dbscale.schema import quote
 
 MOST_ROWS = 100_000
+_AS_TEXT = Conversion(to="text", integers="text", reals="text")
 
 
 def compare(reader: Reader, connection: Connection, schema: str, name: str, view: SourceObject) -> list[Finding]:
@@ -75,11 +77,23 @@ def _spelled(value: Any, kind: type) -> Any:
             return _moment(value)
         if issubclass(kind, uuid.UUID):
             return uuid.UUID(bytes=value) if isinstance(value, bytes) else uuid.UUID(str(value))
+        if issubclass(kind, (str, bytes)):
+            return _text(value, kind)
         if issubclass(kind, (dict, list)):
             return canonical.json_spelling(value if isinstance(value, str) else json.dumps(value))
     except (ValueError, OverflowError):
         return value
     return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
+
+
+def _text(value: Any, kind: type) -> Any:
+    """A number as SQLite prints it, and for bytes the bytes of that."""
+    if isinstance(value, (int, float)):
+        storage = "integer" if isinstance(value, int) else "real"
+        value = (convert.convert(value, storage, _AS_TEXT, "UTF-8") or b"").decode()
+    if isinstance(value, str) and issubclass(kind, bytes):
+        return value.encode()
+    return value if isinstance(value, str) else bytes(value)
 
 
 def _moment(value: Any) -> Any:
