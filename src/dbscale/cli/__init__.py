@@ -13,7 +13,7 @@ import click
 from dbscale import __version__, errors
 
 COMMANDS = {
-    "apply": "dbscale.cli.migrate:apply_command",
+    "apply": "dbscale.cli.runs:apply_command",
     "assess": "dbscale.cli.assess:assess",
     "doctor": "dbscale.cli.doctor:doctor",
     "indexes": "dbscale.cli.indexes:indexes",
@@ -22,8 +22,8 @@ COMMANDS = {
     "pool": "dbscale.cli.pool:pool",
     "replicas": "dbscale.cli.replicas:replicas",
     "shards": "dbscale.cli.shards:shards",
-    "status": "dbscale.cli.migrate:status",
-    "undo": "dbscale.cli.migrate:undo",
+    "status": "dbscale.cli.runs:status",
+    "undo": "dbscale.cli.runs:undo",
     "upgrade": "dbscale.cli.upgrade:upgrade",
     "verify": "dbscale.cli.verify:verify",
 }

@@ -169,7 +169,7 @@ def apply_command(
 ) -> int:  # fmt: skip
     """Carry out a plan of `indexes recommend -o`, or what it recommends now. Indexes are built concurrently."""
     from dbscale import apply
-    from dbscale.cli.migrate import read_file
+    from dbscale.cli.runs import read_file
     from dbscale.cli.progress import screen
 
     settings = configuration.load(config)

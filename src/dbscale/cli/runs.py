@@ -1,0 +1,278 @@
+"""`dbscale apply`, `undo` and `status`: plans carried out, taken back and looked at."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from dbscale import apply, catalog
+from dbscale import config as configuration
+from dbscale.apply import Event, Finished, Noticed, Started, StepDone, StepStarted
+from dbscale.catalog import Run
+from dbscale.cli import output, places
+from dbscale.cli.progress import label, screen
+from dbscale.cli.revision import REVISION, write_revision
+from dbscale.drivers import postgres
+from dbscale.drivers.source import Source
+from dbscale.errors import ConfigError, Finding, without_secrets
+from dbscale.migrate import plan as planning
+from dbscale.plan import Load, Plan, Sql
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the events of a run add up to."""
+
+    run: int = 0
+    resumed: bool = False
+    seconds: float = 0.0
+    steps: list[StepDone] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    plan_seconds: float = 0.0
+    load_seconds: float = 0.0
+    """From the first load's start to the last one's end."""
+    _loading_since: float = 0.0
+
+    def take(self, event: Event) -> None:
+        """Add one event."""
+        if isinstance(event, StepStarted | StepDone) and isinstance(event.step, Load):
+            self._loading_since = self._loading_since or time.perf_counter()
+            self.load_seconds = time.perf_counter() - self._loading_since
+        if isinstance(event, Started):
+            self.run, self.resumed = event.run, event.resumed
+        elif isinstance(event, StepDone):
+            self.steps.append(event)
+        elif isinstance(event, Noticed):
+            self.findings.append(event.finding)
+        elif isinstance(event, Finished):
+            self.seconds = event.seconds
+
+    @property
+    def loads(self) -> list[StepDone]:
+        """In the plan's order, whichever was done first."""
+        return sorted((done for done in self.steps if isinstance(done.step, Load)), key=lambda done: done.number)
+
+    @property
+    def quarantined(self) -> int:
+        return sum(done.quarantined for done in self.loads)
+
+    @property
+    def complete(self) -> bool:
+        """Every row of the source is in the target, as far as the run can tell."""
+        return not self.quarantined and not any(finding.code == "source-changed" for finding in self.findings)
+
+
+def carry_out(
+    plan: Plan,
+    source: Source | None,
+    urls: Mapping[str, str],
+    state_schema: str,
+    *,
+    jobs: int,
+    resume: Run | None,
+    quiet: bool,
+) -> Outcome:
+    """Run a plan with its progress on stderr."""
+    outcome = Outcome()
+    with screen(plan, quiet=quiet) as drawing:
+        for event in apply.run(plan, urls=urls, source=source, jobs=jobs, state_schema=state_schema, resume=resume):
+            outcome.take(event)
+            drawing.show(event)
+    return outcome
+
+
+def settle_earlier(
+    reference: str, options: dict[str, str], source: Source, urls: Mapping[str, str], state_schema: str, *, yes: bool
+) -> Run | None:
+    """What an earlier run from this source left: one to go on with, or a done one with nothing to add, or None.
+
+    A run that was interrupted and whose source has changed since is undone first: it is to be loaded anew. So is one
+    that had other options, once the user agrees.
+    """
+    with postgres.connect(urls["target"]) as connection:
+        runs = catalog.runs(connection, state_schema)
+    earlier = next((run for run in runs if run.state != "undone" and run.source == without_secrets(reference)), None)
+    if earlier is None:
+        return None
+    plan = Plan.from_json(earlier.plan)
+    unchanged = earlier.fingerprint == source.fingerprint()
+    if plan.options == options and unchanged:
+        return earlier
+    if not earlier.unfinished:
+        return None
+    if plan.options != options:
+        output.say(f"run {earlier.id} is unfinished, with other options: {earlier.title}")
+        output.confirm(f"Take run {earlier.id} back and begin anew?", yes=yes)
+    else:
+        output.say(f"the source has changed since run {earlier.id} was interrupted: what it loaded is loaded anew")
+    for event in apply.undo(earlier, plan, urls=urls, state_schema=state_schema):
+        if isinstance(event, Noticed):
+            output.show_findings([event.finding])
+    return None
+
+
+def summary(outcome: Outcome) -> str:
+    """The table at the end of a run: per table rows, bytes, copy and index time; then wall clock and rows/s."""
+    index_seconds: dict[tuple[str, str], float] = {}
+    for done in outcome.steps:
+        if isinstance(done.step, Sql) and done.step.group in ("keys", "indexes", "validate"):
+            for load in outcome.loads:
+                assert isinstance(load.step, Load)  # noqa: S101 - by the property
+                place = (load.step.on, load.step.target)
+                if done.step.on == load.step.on and done.step.does.removesuffix(f" on {load.step.on}").endswith(
+                    f'"{load.step.target}"'
+                ):
+                    index_seconds[place] = index_seconds.get(place, 0.0) + done.seconds
+    rows: list[Sequence[object]] = []
+    for done in outcome.loads:
+        assert isinstance(done.step, Load)  # noqa: S101 - by the property
+        rows.append(
+            (
+                label(done.step),
+                output.count(done.loaded),
+                output.count(done.quarantined),
+                output.size(done.bytes),
+                output.seconds(done.seconds),
+                output.seconds(index_seconds.get((done.step.on, done.step.target), 0.0)),
+            )
+        )
+    loaded = sum(done.loaded for done in outcome.loads)
+    rate = f", {output.count(loaded / outcome.seconds)} rows/s" if outcome.seconds else ""
+    table = output.table(
+        ("table", "rows", "quarantined", "copied", "copy", "keys and indexes"), rows, right=range(1, 6)
+    )
+    return f"{table}\n{output.count(loaded)} rows in {output.seconds(outcome.seconds)}{rate}"
+
+
+@click.command("apply")
+@click.argument("plan_file", metavar="PLAN|-")
+@click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Sessions at once.")
+@REVISION
+@output.changing
+@output.common
+def apply_command(
+    plan_file: str, *, jobs: int, revision: str | None, dry_run: bool, yes: bool, as_json: bool, config: str | None
+) -> int:
+    """Carry out a saved plan: a file, or - for stdin."""
+    settings = configuration.load(config)
+    plan = Plan.from_json(sys.stdin.read() if plan_file == "-" else read_file(plan_file))
+    if revision:
+        return write_revision(revision, plan)
+    if dry_run:
+        output.answer(plan.to_json() if as_json else plan.to_sql())
+        return 2 if plan.blockers else 0
+    urls = places.urls(settings, plan)
+    source = places.open_source(settings, plan.databases["source"]) if "source" in plan.databases else None
+    state_schema = plan.options.get("state_schema", catalog.DEFAULT_SCHEMA)
+    if source:
+        planning.check_basis(plan, source)
+    output.confirm(f"Carry out plan {plan.id}: {plan.title}?", yes=yes)
+    resume = (
+        settle_earlier(plan.databases["source"], dict(plan.options), source, urls, state_schema, yes=yes)
+        if source
+        else None
+    )
+    if resume and resume.state == "done":
+        output.say(f"run {resume.id} has done this already")
+        return 0
+    outcome = carry_out(plan, source, urls, state_schema, jobs=jobs, resume=resume, quiet=as_json)
+    if as_json:
+        output.answer_json({"plan": plan.id, "run": outcome.run, "seconds": round(outcome.seconds, 3)})
+    elif outcome.loads:
+        output.answer(summary(outcome))
+        output.say(f"now: dbscale verify {plan.databases['source']} {plan.databases['target']}")
+    else:
+        output.answer(f"run {outcome.run}: {len(outcome.steps)} steps in {output.seconds(outcome.seconds)}")
+    output.show_findings(outcome.findings)
+    return 0 if outcome.complete else 1
+
+
+def read_file(path: str) -> str:
+    """The text of a file; ConfigError where there is none to read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the plan cannot be read: {error}", try_="dbscale migrate SOURCE TARGET -o FILE") from error
+
+
+@click.command()
+@click.argument("run", type=int)
+@click.argument("target", default="postgres")
+@click.option("--state-schema", default=catalog.DEFAULT_SCHEMA, show_default=True)
+@output.changing
+@output.common
+def undo(
+    run: int, target: str, *, state_schema: str, dry_run: bool, yes: bool, as_json: bool, config: str | None
+) -> int:
+    """Take back what RUN did on TARGET (a number from `dbscale status`)."""
+    settings = configuration.load(config)
+    destination = places.open_target(settings, target)
+    with postgres.connect(destination.url) as connection:
+        found = next((each for each in catalog.runs(connection, state_schema) if each.id == run), None)
+    if found is None:
+        raise ConfigError(f"there is no run {run} here", where=destination.title, try_=f"dbscale status {target}")
+    if found.state == "undone":
+        output.say(f"run {run} is undone already")
+        return 0
+    plan = Plan.from_json(found.plan)
+    if dry_run:
+        for step in reversed(plan.steps):
+            output.answer(step.undo or f"-- {step.does}: " + ("nothing to do" if step.undo == "" else "irreversible"))
+        return 0
+    output.confirm(f"Take back run {run} ({found.title}), with every row in the tables that it made?", yes=yes)
+    outcome = Outcome()
+    others = {name: url for name, url in places.urls(settings, plan).items() if name != "target"}
+    for event in apply.undo(found, plan, urls={**others, "target": destination.url}, state_schema=state_schema):
+        outcome.take(event)
+    if as_json:
+        output.answer_json({"run": run, "undone": len(outcome.steps)})
+    else:
+        output.show_findings(outcome.findings)
+        output.answer(f"run {run} is undone: {len(outcome.steps)} steps in {output.seconds(outcome.seconds)}")
+    return 0
+
+
+@click.command()
+@click.argument("target", default="postgres")
+@click.option("--state-schema", default=catalog.DEFAULT_SCHEMA, show_default=True)
+@output.common
+def status(target: str, *, state_schema: str, as_json: bool, config: str | None) -> int:
+    """Show the runs on TARGET, newest first, and the command that goes on with an unfinished one."""
+    settings = configuration.load(config)
+    destination = places.open_target(settings, target)
+    with postgres.connect(destination.url) as connection:
+        runs = catalog.runs(connection, state_schema)
+    if as_json:
+        output.answer_json(
+            [
+                {
+                    "run": run.id,
+                    "state": run.state,
+                    "title": run.title,
+                    "plan": run.plan_id,
+                    "source": run.source,
+                    "started_at": run.started_at.isoformat(),
+                    "finished_at": run.finished_at.isoformat() if run.finished_at else None,
+                    "error": run.error or None,
+                }
+                for run in runs
+            ]
+        )
+        return 0
+    if not runs:
+        output.answer(f"no runs on {destination.title}")
+        return 0
+    rows = [(run.id, run.state, run.plan_id, f"{run.started_at:%Y-%m-%d %H:%M:%S}", run.title) for run in runs]
+    output.answer(output.table(("run", "state", "plan", "started", "what"), rows, right=(0,)))
+    for run in runs:
+        if run.unfinished and run.state != "running":
+            if run.error:
+                output.answer(f"run {run.id}: {run.error}")
+            output.answer(f"go on: dbscale migrate {run.source} {without_secrets(target)}")
+            output.answer(f"or take it back: dbscale undo {run.id} {without_secrets(target)}")
+    return 0
