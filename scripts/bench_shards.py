@@ -1,12 +1,24 @@
 #!/usr/bin/env python3
-"""What routing costs: a key among 1,024 ranges, a statement that was seen before, and one that was not."""
+"""What routing costs: a key among 1,024 ranges, a statement that was seen before, and one that was not.
+
+With the URL of a database that may be filled, also what a routed point query costs over one that is not routed, on
+the same pool of the same server, in pairs.
+"""
 
 from __future__ import annotations
 
 import statistics
+import sys
+import tempfile
+import time
 import timeit
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import dbscale
+from dbscale.cli import run
+from dbscale.cluster.blocks import Reading, Writing
 from dbscale.query import parse
 from dbscale.shards.map import Map, Maps, Range, shard_for
 from dbscale.shards.route import route, route_statement
@@ -43,5 +55,64 @@ def main() -> None:
         print(f"{title:42}{best:10.2f}{median:10.2f}")
 
 
+def paired(one: Callable[[int], object], other: Callable[[int], object], pairs: int = 4000) -> tuple[float, float]:
+    """The median time of each in microseconds; they take turns, so that both meet the same machine."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(pairs + 200):
+        order = (0, 1) if number % 2 else (1, 0)
+        for which in order:
+            began = time.perf_counter()
+            (one, other)[which](number % 1000)
+            if number >= 200:
+                times[which].append(time.perf_counter() - began)
+    return statistics.median(times[0]) * 1e6, statistics.median(times[1]) * 1e6
+
+
+def on_a_server(url: str) -> None:
+    """Point queries and point updates, routed and not. The tables are made in the database of `url`, and stay."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS farms (id bigint PRIMARY KEY, name text)")
+        connection.execute("INSERT INTO farms SELECT n, 'farm' FROM generate_series(0, 999) n ON CONFLICT DO NOTHING")
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "dbscale.toml"
+        config.write_text(f'[databases.one]\nurl = "{url}"\n[shards]\ns1 = "one"\nhome = "one"\n')
+        maps = Path(folder) / "shard_maps"
+        maps.mkdir()
+        ranges = "".join(f'{{ id = "f{n}", from = {n}, shard = "s1" }},' for n in range(1024))
+        text = f'name = "farms"\nkey = "bigint"\ntables = {{ farms = "id" }}\nuntil = 1024\nranges = [{ranges}]\n'
+        (maps / "farms.toml").write_text(text)
+        run(["shards", "apply", "farms", "--maps", str(maps), "--config", str(config), "--yes", "--json"])
+        with dbscale.open(config, driver="psycopg") as cluster:
+            _compare(cluster)
+
+
+def _compare(cluster: dbscale.Cluster) -> None:
+    group = cluster.groups["s1"]
+    point, update = "SELECT name FROM farms WHERE id = %s", "UPDATE farms SET name = 'x' WHERE id = %s"
+
+    def inside(block: Any, sql: str, key: int) -> None:
+        with block as connection:
+            cursor = connection.execute(sql, (key,))
+            if cursor.description:
+                cursor.fetchall()
+
+    cases: list[tuple[str, Callable[[int], object], Callable[[int], object]]] = [
+        ("point query, read(table, key)", lambda key: inside(Reading(cluster, group, None, None), point, key),
+         lambda key: inside(cluster.read("farms", key), point, key)),
+        ("point query, execute(sql)", lambda key: cluster.execute(point, (key,), table="farms", key=key),
+         lambda key: cluster.execute(point, (key,))),
+        ("point update, write(table, key), fenced", lambda key: inside(Writing(cluster, group), update, key),
+         lambda key: inside(cluster.write("farms", key), update, key)),
+    ]  # fmt: skip
+    print(f"\n{'':42}{'direct':>10}{'routed':>10}{'over':>8}  microseconds, medians of pairs")
+    for title, direct, routed in cases:
+        one, two = paired(direct, routed)
+        print(f"{title:42}{one:10.1f}{two:10.1f}{two / one - 1:8.1%}")
+
+
 if __name__ == "__main__":
     main()
+    if len(sys.argv) > 1:
+        on_a_server(sys.argv[1])

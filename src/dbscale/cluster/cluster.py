@@ -315,19 +315,19 @@ class Cluster:
         Unroutable where a table on a map comes without its key. Reference tables are read from any shard, and written
         on `home`, from where `dbscale shards maintain` copies them.
         """
-        map_ = self.maps.of(*reversed(table.split(".", 1))) if self.maps and table else None
-        if self.maps is None or table is None or map_ is None:
+        map_, column = self.epochs.maps.place(table) if self.epochs and table else (None, "")
+        if map_ is None:
             return self._home()
-        if not self.maps.column(*reversed(table.split(".", 1))):
+        if not column:
             return self._home() if writes else self.groups[map_.shards[0]]
         if key is None:
             raise Unroutable(
                 f"{table} is on the map {map_.name}: its key says which shard",
                 try_=f'cluster.read("{table}", key=…)',
             )
-        from dbscale.shards.route import route
+        from dbscale.shards.map import key_of, shard_for
 
-        return self.groups[route(self.maps, table, key).shard]
+        return self.groups[shard_for(map_, key_of(map_, key)).shard]
 
     def _home(self) -> Group:
         if "home" not in self.groups:

@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 from dbscale import query as queries
 from dbscale.errors import Unroutable
 from dbscale.shards import fence
-from dbscale.shards.map import Map, Maps, Range
+from dbscale.shards.map import Map, Maps, Range, key_of, shard_for
 from dbscale.shards.route import route_statement
 
 if TYPE_CHECKING:
@@ -143,11 +143,8 @@ def guard(epochs: Epochs, table: str, key: Any) -> Guard | None:
 
     Unroutable where no range owns the key.
     """
-    from dbscale.shards.map import key_of, shard_for
-
     maps = epochs.maps
-    place = (*reversed(table.split(".", 1)),)
-    map_ = maps.of(*place)
-    if map_ is None or not maps.column(*place) or key is None or map_.hash:
+    map_, column = maps.place(table)
+    if map_ is None or not column or key is None or map_.hash:
         return None
     return Guard(epochs, maps, map_, shard_for(map_, key_of(map_, key)))

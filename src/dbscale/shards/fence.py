@@ -15,6 +15,8 @@ from dbscale.shards.map import Map
 class StaleMap(Unroutable):
     """The server does not own the range at this epoch: read the epochs anew, route again, and run it again."""
 
+    section = "stale-map"
+
 
 OWNED, MAPS = quote(STATE_SCHEMA, "owned_ranges"), quote(STATE_SCHEMA, "shard_maps")
 HOLD = f"SELECT true FROM {OWNED} WHERE map = %s AND range_id = %s AND epoch = %s AND state = 'owned' FOR SHARE"

@@ -299,7 +299,9 @@ def content(map_: Map) -> dict[str, Any]:
         "hash": map_.hash,
         "shard": map_.shard,
     }
-    return {key: value for key, value in whole.items() if value not in (None, "", 0, [])}
+    return {
+        key: value for key, value in whole.items() if value not in (None, "", 0, []) or (key, value) == ("until", "")
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,6 +317,11 @@ class Maps:
     def of(self, table: str, schema: str = "") -> Map | None:
         """The map that holds a table, or None: it lives on `home`."""
         return self._places.get((schema or "public", table), (None, ""))[0]
+
+    def place(self, table: str) -> tuple[Map | None, str]:
+        """The map and the key column of `table` or `schema.table`; no map: it lives on `home`."""
+        schema, _, name = table.rpartition(".")
+        return self._places.get((schema or "public", name), (None, ""))
 
     def column(self, table: str, schema: str = "") -> str:
         """The key column of a table that is on a map; empty for a reference table."""
