@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,60 +170,58 @@ def plan_server(
 
     `dbscale apply` of this plan on that machine makes it; `directory` is its data directory there.
     """
-    steps: list[Step] = []
     slot = name.replace("-", "_")
+    steps = (
+        *_on_primary(slot, sending, role_exists=role_exists),
+        *_on_machine(url, name=name, slot=slot, directory=directory, sending=sending, binaries=binaries),
+    )
+    return Plan(
+        title=f"A replica of {database}: {name}",
+        databases={"target": database},
+        steps=steps,
+        findings=tuple(_obstacles(sending, slot)),
+    )
+
+
+def _on_primary(slot: str, sending: Sending, *, role_exists: bool) -> Iterator[Step]:
+    """The role and the slot, where they are not there yet."""
     if not role_exists:
-        steps.append(
-            Sql(
-                does=f"A role that may replicate and nothing else; give it a password with \\password {ROLE}",
-                sql=f"CREATE ROLE {ROLE} LOGIN REPLICATION",
-                undo=f"DROP ROLE {ROLE}",
-            )
+        yield Sql(
+            does=f"A role that may replicate and nothing else; give it a password with \\password {ROLE}",
+            sql=f"CREATE ROLE {ROLE} LOGIN REPLICATION",
+            undo=f"DROP ROLE {ROLE}",
         )
     if slot not in {known.name for known in sending.slots}:
-        steps.append(
-            Sql(
-                does="A slot: the primary keeps the WAL that the replica still needs",
-                sql=f"SELECT pg_create_physical_replication_slot('{slot}', true)",
-                undo=f"SELECT pg_drop_replication_slot('{slot}')",
-                alone=True,
-                holds=f"SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{slot}')",
-            )
+        yield Sql(
+            does="A slot: the primary keeps the WAL that the replica still needs",
+            sql=f"SELECT pg_create_physical_replication_slot('{slot}', true)",
+            undo=f"SELECT pg_drop_replication_slot('{slot}')",
+            alone=True,
+            holds=f"SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{slot}')",
         )
+
+
+def _on_machine(url: str, *, name: str, slot: str, directory: str, sending: Sending, binaries: str) -> Iterator[Step]:
+    """The copy, its settings and the start, on the replica's machine."""
     parts = conninfo.conninfo_to_dict(url)
     kept = {key: str(parts[key]) for key in ("host", "hostaddr", "port", "sslmode", "sslrootcert") if parts.get(key)}
     source = conninfo.make_conninfo("", user=ROLE, application_name=name, **kept)
     prefix = f"{binaries}/" if binaries else ""
     # -R writes primary_conninfo and standby.signal; the password comes from ~/.pgpass of the account that runs it.
     backup = (f"{prefix}pg_basebackup", "-d", source, "-D", directory, "-R", "-X", "stream", "-S", slot, "-c", "fast")
-    steps += [
-        Command(does="Copy the primary's data", argv=(*backup, "-w"), undo=f"rm -rf {shlex.quote(directory)}"),
-        File(
-            does="Settings that must not be lower than the primary's",
-            path=f"{directory}/dbscale.conf",
-            text="".join(f"{key} = {sending.settings[key]}\n" for key in MUST_MATCH if key in sending.settings)
-            + "hot_standby = on\n",
-        ),
-        Command(
-            does="Let the server read them",
-            argv=(
-                "sh",
-                "-c",
-                f"echo \"include_if_exists = 'dbscale.conf'\" >> {shlex.quote(directory)}/postgresql.conf",
-            ),
-            undo="true",
-        ),
-        Command(
-            does="Start it",
-            argv=(f"{prefix}pg_ctl", "start", "-D", directory, "-w", "-l", f"{directory}/log"),
-            undo=shlex.join((f"{prefix}pg_ctl", "stop", "-D", directory, "-m", "fast")),
-        ),
-    ]
-    return Plan(
-        title=f"A replica of {database}: {name}",
-        databases={"target": database},
-        steps=tuple(steps),
-        findings=tuple(_obstacles(sending, slot)),
+    yield Command(does="Copy the primary's data", argv=(*backup, "-w"), undo=f"rm -rf {shlex.quote(directory)}")
+    yield File(
+        does="Settings that must not be lower than the primary's",
+        path=f"{directory}/dbscale.conf",
+        text="".join(f"{key} = {sending.settings[key]}\n" for key in MUST_MATCH if key in sending.settings)
+        + "hot_standby = on\n",
+    )
+    included = f"echo \"include_if_exists = 'dbscale.conf'\" >> {shlex.quote(directory)}/postgresql.conf"
+    yield Command(does="Let the server read them", argv=("sh", "-c", included), undo="true")
+    yield Command(
+        does="Start it",
+        argv=(f"{prefix}pg_ctl", "start", "-D", directory, "-w", "-l", f"{directory}/log"),
+        undo=shlex.join((f"{prefix}pg_ctl", "stop", "-D", directory, "-m", "fast")),
     )
 
 
@@ -318,17 +316,7 @@ def read_grants(connection: Any, role: str, state_schema: str) -> Grants:
         " FROM pg_namespace WHERE nspname = ANY(%(schemas)s || '{public}'::text[]) ORDER BY 1",
         given,
     ).fetchall()
-    writers = connection.execute(
-        "SELECT rolname FROM pg_roles WHERE pg_has_role(%(role)s, oid, 'MEMBER') AND rolname <> %(role)s"
-        " AND rolname NOT IN ('pg_read_all_data', 'pg_monitor', 'pg_read_all_settings', 'pg_read_all_stats',"
-        " 'pg_stat_scan_tables') ORDER BY 1",
-        given,
-    ).fetchall()
-    defaults = connection.execute(
-        "SELECT count(*) FROM pg_default_acl, aclexplode(defaclacl) a WHERE defaclobjtype = 'r'"
-        " AND a.grantee = %(role)s::regrole AND a.privilege_type = 'SELECT'",
-        {"role": quote(role)},
-    ).fetchone()
+    writers, defaults = _standing(connection, role)
     return Grants(
         exists=True,
         superuser=row[0],
@@ -343,6 +331,22 @@ def read_grants(connection: Any, role: str, state_schema: str) -> Grants:
     )
 
 
+def _standing(connection: Any, role: str) -> tuple[list[tuple[str]], tuple[int] | None]:
+    """The roles it belongs to that may write, and how many default privileges to read it has."""
+    writers = connection.execute(
+        "SELECT rolname FROM pg_roles WHERE pg_has_role(%(role)s, oid, 'MEMBER') AND rolname <> %(role)s"
+        " AND rolname NOT IN ('pg_read_all_data', 'pg_monitor', 'pg_read_all_settings', 'pg_read_all_stats',"
+        " 'pg_stat_scan_tables') ORDER BY 1",
+        {"role": role},
+    ).fetchall()
+    defaults = connection.execute(
+        "SELECT count(*) FROM pg_default_acl, aclexplode(defaclacl) a WHERE defaclobjtype = 'r'"
+        " AND a.grantee = %(role)s::regrole AND a.privilege_type = 'SELECT'",
+        {"role": quote(role)},
+    ).fetchone()
+    return writers, defaults
+
+
 def plan_analytics(database: str, role: str, grants: Grants, *, name: str, owner: str) -> Plan:
     """Make `role` one that reads every table of the database `name` and writes none; empty where it is so already.
 
@@ -350,69 +354,72 @@ def plan_analytics(database: str, role: str, grants: Grants, *, name: str, owner
     read-only default is a courtesy beside them.
     """
     who = quote(role)
-    steps: list[Step] = []
+    steps = (
+        *_role_steps(role, grants, name),
+        *(step for schema in grants.schemas for step in _schema_steps(who, schema, grants)),
+        *_table_steps(who, grants, owner),
+    )
+    return Plan(
+        title=f"A role for analytics on {database}: {role}",
+        databases={"target": database},
+        steps=steps,
+        findings=tuple(_can_write(role, grants)),
+    )
+
+
+def _role_steps(role: str, grants: Grants, name: str) -> Iterator[Sql]:
+    """The role itself, that it may connect, and the courtesy of read-only transactions."""
+    who = quote(role)
     if not grants.exists:
-        steps += [
-            Sql(
-                does=f"The role; give it a password with \\password {role}",
-                sql=f"CREATE ROLE {who} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION",
-                undo=f"DROP ROLE {who}",
-            ),
-            Sql(
-                does="It may connect",
-                sql=f"GRANT CONNECT ON DATABASE {quote(name)} TO {who}",
-                undo=f"REVOKE CONNECT ON DATABASE {quote(name)} FROM {who}",
-            ),
-        ]
+        yield Sql(
+            does=f"The role; give it a password with \\password {role}",
+            sql=f"CREATE ROLE {who} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION",
+            undo=f"DROP ROLE {who}",
+        )
+        yield Sql(
+            does="It may connect",
+            sql=f"GRANT CONNECT ON DATABASE {quote(name)} TO {who}",
+            undo=f"REVOKE CONNECT ON DATABASE {quote(name)} FROM {who}",
+        )
     if not grants.read_only:
-        steps.append(
-            Sql(
-                does="Its transactions are read-only unless it says otherwise",
-                sql=f"ALTER ROLE {who} SET default_transaction_read_only = on",
-                undo=f"ALTER ROLE {who} RESET default_transaction_read_only",
-            )
+        yield Sql(
+            does="Its transactions are read-only unless it says otherwise",
+            sql=f"ALTER ROLE {who} SET default_transaction_read_only = on",
+            undo=f"ALTER ROLE {who} RESET default_transaction_read_only",
         )
-    unread = {schema for schema, _ in grants.unread}
-    for schema in grants.schemas:
-        place = quote(schema)
-        if schema in grants.closed or not grants.exists:
-            steps.append(
-                Sql(
-                    does=f"It sees what is in {schema}",
-                    sql=f"GRANT USAGE ON SCHEMA {place} TO {who}",
-                    undo=f"REVOKE USAGE ON SCHEMA {place} FROM {who}",
-                )
-            )
-        if schema in unread or not grants.exists:
-            steps.append(
-                Sql(
-                    does=f"It reads every table of {schema}",
-                    sql=f"GRANT SELECT ON ALL TABLES IN SCHEMA {place} TO {who}",
-                    undo=f"REVOKE SELECT ON ALL TABLES IN SCHEMA {place} FROM {who}",
-                )
-            )
+
+
+def _schema_steps(who: str, schema: str, grants: Grants) -> Iterator[Sql]:
+    """What lets the role read all there is in one schema."""
+    place = quote(schema)
+    if schema in grants.closed or not grants.exists:
+        yield Sql(
+            does=f"It sees what is in {schema}",
+            sql=f"GRANT USAGE ON SCHEMA {place} TO {who}",
+            undo=f"REVOKE USAGE ON SCHEMA {place} FROM {who}",
+        )
+    if not grants.exists or any(unread == schema for unread, _ in grants.unread):
+        yield Sql(
+            does=f"It reads every table of {schema}",
+            sql=f"GRANT SELECT ON ALL TABLES IN SCHEMA {place} TO {who}",
+            undo=f"REVOKE SELECT ON ALL TABLES IN SCHEMA {place} FROM {who}",
+        )
+
+
+def _table_steps(who: str, grants: Grants, owner: str) -> Iterator[Sql]:
+    """Tables made later are readable; what the role could write, it no longer can."""
     if not grants.defaults:
-        steps.append(
-            Sql(
-                does=f"And those that {owner} will make",
-                sql=f"ALTER DEFAULT PRIVILEGES FOR ROLE {quote(owner)} GRANT SELECT ON TABLES TO {who}",
-                undo=f"ALTER DEFAULT PRIVILEGES FOR ROLE {quote(owner)} REVOKE SELECT ON TABLES FROM {who}",
-            )
+        yield Sql(
+            does=f"And those that {owner} will make",
+            sql=f"ALTER DEFAULT PRIVILEGES FOR ROLE {quote(owner)} GRANT SELECT ON TABLES TO {who}",
+            undo=f"ALTER DEFAULT PRIVILEGES FOR ROLE {quote(owner)} REVOKE SELECT ON TABLES FROM {who}",
         )
-    steps += [
-        Sql(
+    for schema, table, privilege in grants.written:
+        yield Sql(
             does=f"It does not write {schema}.{table}",
             sql=f"REVOKE {privilege} ON {quote(schema)}.{quote(table)} FROM {who}",
             undo=f"GRANT {privilege} ON {quote(schema)}.{quote(table)} TO {who}",
         )
-        for schema, table, privilege in grants.written
-    ]
-    return Plan(
-        title=f"A role for analytics on {database}: {role}",
-        databases={"target": database},
-        steps=tuple(steps),
-        findings=tuple(_can_write(role, grants)),
-    )
 
 
 def _can_write(role: str, grants: Grants) -> list[Finding]:

@@ -14,9 +14,9 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cached_property
-from typing import Protocol
 
 from dbscale.config import Location
+from dbscale.drivers.alive import PING_SECONDS, kept_alive
 from dbscale.drivers.guard import guarded, is_explain, is_select, pragma_table
 from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, log_id, parse, too_large
 from dbscale.drivers.source import Value
@@ -25,8 +25,6 @@ from dbscale.errors import DbscaleError, Finding, SourceError, Unreachable
 
 MOST_READERS = 4
 """Streams side by side: sqld holds at most 32 MB of answers at a time for all its clients."""
-PING_SECONDS = 4.0
-"""A stream is used at least so often: after ten idle seconds the server drops it."""
 PATIENCE_SECONDS = 20.0
 """How long a server may be away, in the middle of a snapshot, before it counts as unreachable."""
 _SETTLE_SECONDS = 0.2
@@ -118,7 +116,7 @@ class LibsqlSource:
             for reader in self._readers:
                 reader.state = token
             self._note_limits(readers)
-            stack.enter_context(_kept_alive([*self._readers, self._probe]))
+            stack.enter_context(kept_alive([*self._readers, self._probe]))
             yield self._readers
 
     def fingerprint(self) -> str:
@@ -479,26 +477,3 @@ class LibsqlReader:
                     try_="ask for CAST(x AS BLOB)",
                 ) from error
         return {"+": float("inf"), "-": float("-inf")}.get(flag, value)
-
-
-class _Idle(Protocol):
-    def keep_alive(self) -> None: ...
-
-
-@contextmanager
-def _kept_alive(streams: Sequence[_Idle]) -> Iterator[None]:
-    """Use the streams from a thread while nobody else does."""
-    done = threading.Event()
-
-    def ping() -> None:
-        while not done.wait(PING_SECONDS / 4):
-            for stream in streams:
-                stream.keep_alive()
-
-    thread = threading.Thread(target=ping, name="libsql keep-alive", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
