@@ -428,9 +428,11 @@ TEXTS = (
     Case(
         id="D04",
         title="A database in UTF-16",
-        sql="PRAGMA encoding = 'UTF-16le'; CREATE TABLE t(a TEXT); INSERT INTO t VALUES ('é😀');",
-        types={"t.a": "text"},
-        rows={"SELECT a FROM t": [("é😀",)]},
+        sql="PRAGMA encoding = 'UTF-16le'; CREATE TABLE t(a TEXT); INSERT INTO t VALUES ('é😀');"
+        "CREATE TABLE u(a TIME); INSERT INTO u VALUES ('é'), (x'fd');",
+        types={"t.a": "text", "u.a": "bytea"},
+        rows={"SELECT a FROM t": [("é😀",)], "SELECT a FROM u": [("\\xc3a9",), ("\\xfd",)]},
+        findings=found("not-a-time u.a"),
     ),
     Case(
         id="D04-big",

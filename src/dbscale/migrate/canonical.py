@@ -115,8 +115,13 @@ class Spelling:
     quoted: bool
 
 
-def source_sql(column: str, conversion: Conversion, library: tuple[int, int, int], *, floats: bool) -> Spelling:
-    """The spelling of a source's column. `floats`: SQLite has `ieee754_to_blob`."""
+def source_sql(
+    column: str, conversion: Conversion, library: tuple[int, int, int], *, floats: bool, utf8: bool = True
+) -> Spelling:
+    """The spelling of a source's column. `floats`: SQLite has `ieee754_to_blob`; `utf8`: the database is in UTF-8.
+
+    In UTF-16, SQLite's bytes of a text, and its text of bytes, are not those that were loaded: Python spells them.
+    """
     to = parse_type(conversion.to)
     x = f"nullif({column} COLLATE BINARY,'')" if conversion.empty == "null" else column
     forms = {
@@ -125,6 +130,10 @@ def source_sql(column: str, conversion: Conversion, library: tuple[int, int, int
         "text": _text_sql(x, conversion, to, library),
         "blob": _blob_sql(x, conversion, to, library),
     }
+    if not utf8 and conversion.texts == "bytes":
+        forms["text"] = None
+    if not utf8 and conversion.blobs == "text":
+        forms["blob"] = None
     known = {storage: form for storage, form in forms.items() if form}
     # AND and OR stop early only where they decide a branch: as the value of a CASE, all of it would be worked out
     tests = "".join(f" OR typeof({x})='{storage}' AND ({form[0]})" for storage, form in known.items())

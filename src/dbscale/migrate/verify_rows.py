@@ -154,8 +154,9 @@ class TableCheck:
 
     def _line_sql(self, library: tuple[int, int, int], *, floats: bool) -> str:
         """The source's row as a line; NULL where SQLite cannot spell a value."""
+        utf8 = self.encoding == "UTF-8"
         spellings = [
-            canonical.source_sql(f"s.{quote(column.source)}", column.conversion, library, floats=floats)
+            canonical.source_sql(f"s.{quote(column.source)}", column.conversion, library, floats=floats, utf8=utf8)
             for column in self.load.columns
         ]
         tests = [spelling.test for spelling in spellings]
