@@ -62,6 +62,8 @@ class Environment:
         """Alembic's configuration; with `url`, its `sqlalchemy.url` too."""
         from alembic.config import Config
 
+        if not self.place.exists():
+            raise ConfigError("there is no such place", where=str(self.place), try_="name alembic.ini or its folder")
         ini = self.place / "alembic.ini" if self.place.is_dir() else self.place
         toml = ini if ini.suffix == ".toml" else None
         config = Config(toml_file=toml) if toml else Config(str(ini) if ini.is_file() else None)

@@ -46,13 +46,13 @@ class At:
 @output.changing
 @output.common
 def upgrade(
+    *,
     migrations: str,
     to: str,
     stamp: bool,
     canary: str,
     only: tuple[str, ...],
     skip: tuple[str, ...],
-    *,
     dry_run: bool,
     yes: bool,
     as_json: bool,

@@ -91,28 +91,27 @@ def statements(script: str) -> list[str]:
 
 def text(place: Place, up: Iterable[Action], down: Iterable[Action] | None) -> str:
     """The whole file."""
-    body = [
-        f'"""{place.title}"""',
-        "",
-        "from alembic import op",
-        "",
-        f"revision = {_string(place.revision)}",
-        f"down_revision = {_string(place.down) if place.down else None}",
-        "branch_labels = None",
-        "depends_on = None",
-        "",
-        "",
-        "def upgrade() -> None:",
-        *_calls(up),
-        "",
-        "",
-        "def downgrade() -> None:",
-        *([f"    {IRREVERSIBLE}"] if down is None else _calls(down)),
-        "",
-    ]
-    if any(len(line) > WIDTH for part in body for line in part.splitlines()):
-        body.insert(1, "# ruff: noqa: E501")
-    return "\n".join(body)
+    return "\n".join(
+        [
+            f'"""{place.title}"""',
+            "",
+            "from alembic import op",
+            "",
+            f"revision = {_string(place.revision)}",
+            f"down_revision = {_string(place.down) if place.down else None}",
+            "branch_labels = None",
+            "depends_on = None",
+            "",
+            "",
+            "def upgrade() -> None:",
+            *_calls(up),
+            "",
+            "",
+            "def downgrade() -> None:",
+            *([f"    {IRREVERSIBLE}"] if down is None else _calls(down)),
+            "",
+        ]
+    )
 
 
 def _valid(sql: str, *, valid: bool) -> str:
@@ -131,6 +130,7 @@ def _calls(actions: Iterable[Action]) -> list[str]:
 
 
 def _call(sql: str, indent: str) -> str:
+    """One `op.execute`, in one line where it fits."""
     sql = _escaped(sql)
     short = f"{indent}op.execute({_string(sql)})"
     if len(short) <= WIDTH and "\n" not in sql and not ('"' in sql and "'" in sql) and "\\" not in sql:
@@ -139,6 +139,9 @@ def _call(sql: str, indent: str) -> str:
     if not raw:
         sql = sql.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     inner = indent + "    "
+    if not _breakable(sql):  # its line breaks are part of a text: nothing may be put before a line
+        end = "\n" if sql.endswith(('"', "\\")) else ""
+        return "\n".join([f"{indent}op.execute(", f'{inner}{raw}"""{sql}{end}"""', f"{indent})"])
     lines = [inner + line for line in _broken(sql, WIDTH - len(inner))]
     return "\n".join([f"{indent}op.execute(", f'{inner}{raw}"""', *lines, f'{inner}"""', f"{indent})"])
 
@@ -160,13 +163,14 @@ def _escaped(sql: str) -> str:
 _TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\s+|[^\s'"]+""")
 
 
-def _broken(sql: str, width: int) -> list[str]:
-    """The lines of a statement, broken between words and never in what is quoted.
+def _breakable(sql: str) -> bool:
+    """Whether it holds nothing but words and plain quotes: no functions' bodies, comments, escapes, lines of text."""
+    odd = "$" in sql or "--" in sql or "/*" in sql or "\\" in sql
+    return not odd and not any("\n" in token for token in _TOKEN.findall(sql) if not token.isspace())
 
-    What holds more than plain quotes (functions' bodies, comments, E'' strings) stays as it is.
-    """
-    if "$" in sql or "--" in sql or "/*" in sql or "\\" in sql or "\n" in "".join(re.findall(r"'[^']*'", sql)):
-        return sql.split("\n")
+
+def _broken(sql: str, width: int) -> list[str]:
+    """The lines of a statement, broken between words and never in what is quoted."""
     lines: list[str] = []
     for given in sql.split("\n"):
         indent = given[: len(given) - len(given.lstrip())]
