@@ -126,9 +126,9 @@ def test_a_fault_is_caught_where_it_is(  # noqa: PLR0917 - pytest names them
     assert done.outcomes == {check: "failure"}, done.text
     assert says in done.text
     notes = [line for line in done.text.splitlines() if line.startswith("::error file=")]
-    assert any(f"file={VERSIONS[name]}/{revision}," in note and f"dbscale {check} [" in note for note in notes), (
-        done.text
-    )
+    # What the models lack has no line of its own: the newest revision stands for it.
+    wanted = f"file={VERSIONS[name]}/" + ("" if check == "models_match" else f"{revision},")
+    assert any(wanted in note and f"dbscale {check} [" in note for note in notes), done.text
 
 
 def test_what_is_meant_can_be_said(tmp_path: Path, trial: Callable[..., Trial]) -> None:
