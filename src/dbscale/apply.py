@@ -427,7 +427,7 @@ def _source_changed(source: Source) -> Finding:
         code="source-changed",
         where=source.title,
         says="commits were made to the source after the snapshot that was copied; they are not in the target",
-        try_="stop the application's writes, then run the same command again; or --hold-writes",
+        try_="stop the application's writes, take this run back (dbscale undo), and migrate again; or --hold-writes",
         level="data",
     )
 

@@ -102,6 +102,8 @@ class Unroutable(DbscaleError):
 
 # A password with a raw slash is no legal URL, but people write it; `:5432/` is a port and no password.
 _URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?:(?!\d+/)[^\s?]*|[^\s/]*)(?=@)", re.IGNORECASE)
+# What is left of a URL in a message, or is no URL yet: `user:secret@host` without a scheme, or with a broken one.
+_BARE_PASSWORD = re.compile(r"(?P<head>(?<![\w/:])[\w.%+-]+:/{0,1}(?:[\w.%+-]+:)?)(?!/)[^\s/][^\s]*(?=@[\w.\[-])")
 _SECRET_PARAMETER = re.compile(
     r"(?P<head>\b(?:\w*password|authToken|auth_token|token)\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&'\"]+)", re.IGNORECASE
 )
@@ -110,6 +112,7 @@ _SECRET_PARAMETER = re.compile(
 def redact(text: str) -> str:
     """`text` without the passwords and tokens of the URLs and connection strings in it."""
     text = _URL_PASSWORD.sub(r"\g<head>***", text)
+    text = _BARE_PASSWORD.sub(r"\g<head>***", text)
     return _SECRET_PARAMETER.sub(r"\g<head>***", text)
 
 

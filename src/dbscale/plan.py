@@ -179,6 +179,8 @@ class Plan:
         """The plan in a document that `to_json` wrote; ConfigError where it is not one."""
         try:
             content = json.loads(text)
+            if not isinstance(content, dict) or "dbscale-plan" not in content:
+                raise ValueError("it does not say dbscale-plan")
             if content.pop("dbscale-plan") != 1:
                 raise ConfigError("the plan was written by another version of dbscale", try_="make the plan again")
             content.pop("id", None)

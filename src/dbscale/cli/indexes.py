@@ -169,8 +169,8 @@ def apply_command(
 ) -> int:  # fmt: skip
     """Carry out a plan of `indexes recommend -o`, or what it recommends now. Indexes are built concurrently."""
     from dbscale import apply
-    from dbscale.cli.runs import read_file
     from dbscale.cli.progress import screen
+    from dbscale.cli.runs import read_file
 
     settings = configuration.load(config)
     if plan_file:

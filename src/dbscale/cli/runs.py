@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ from dbscale.drivers.source import Source
 from dbscale.errors import ConfigError, Finding, without_secrets
 from dbscale.migrate import plan as planning
 from dbscale.plan import Load, Plan, Sql
+from dbscale.schema import quote
 
 
 @dataclass(slots=True)
@@ -171,7 +174,8 @@ def apply_command(
     state_schema = plan.options.get("state_schema", catalog.DEFAULT_SCHEMA)
     if source:
         planning.check_basis(plan, source)
-    output.confirm(f"Carry out plan {plan.id}: {plan.title}?", yes=yes)
+    if any(step.undo is None for step in plan.steps):
+        output.confirm(f"Carry out plan {plan.id}: {plan.title}? Not all of it can be taken back.", yes=yes)
     resume = (
         settle_earlier(plan.databases["source"], dict(plan.options), source, urls, state_schema, yes=yes)
         if source
@@ -185,11 +189,32 @@ def apply_command(
         output.answer_json({"plan": plan.id, "run": outcome.run, "seconds": round(outcome.seconds, 3)})
     elif outcome.loads:
         output.answer(summary(outcome))
-        output.say(f"now: dbscale verify {plan.databases['source']} {plan.databases['target']}")
+        output.say(
+            f"now: dbscale verify {plan.databases['source']} {plan.databases['target']}"
+            + flags(plan.options, verifying=True)
+        )
     else:
         output.answer(f"run {outcome.run}: {len(outcome.steps)} steps in {output.seconds(outcome.seconds)}")
     output.show_findings(outcome.findings)
     return 0 if outcome.complete else 1
+
+
+def flags(options: Mapping[str, str], *, verifying: bool = False) -> str:
+    """The options of a plan as they are typed, with a space before each; for `verify`, without what only loads take."""
+    words: list[str] = []
+    for key, flag in (("only", "--only"), ("skip", "--skip")):
+        for name in json.loads(options.get(key, "[]")):
+            words += [flag, name]
+    defaults = {"schema": "public", "identifiers": "preserve", "collate": "", "on_invalid_text": "stop"}
+    defaults |= {"state_schema": catalog.DEFAULT_SCHEMA} | ({} if verifying else {"on_bad_row": "stop"})
+    for key, default in defaults.items():
+        if options.get(key, default) != default:
+            words += ["--" + key.replace("_", "-"), options[key]]
+    if options.get("into_existing") == "true":
+        words.append("--into-existing")
+    if options.get("truncate") == "true" and not verifying:
+        words.append("--truncate")
+    return "".join(" " + shlex.quote(word) for word in words)
 
 
 def read_file(path: str) -> str:
@@ -198,6 +223,23 @@ def read_file(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the plan cannot be read: {error}", try_="dbscale migrate SOURCE TARGET -o FILE") from error
+
+
+def strangers(url: str, state_schema: str, run: Run, plan: Plan) -> list[str]:
+    """A line for each table that holds other rows than the run loaded: undoing takes those away too."""
+    lines = []
+    with postgres.connect(url) as connection:
+        for number, step in enumerate(plan.steps, start=1):
+            if not isinstance(step, Load) or step.on != "target":
+                continue
+            place = quote(step.schema, step.target)
+            if connection.execute("SELECT to_regclass(%s)", [place]).fetchone() == (None,):
+                continue
+            loaded = sum(part.loaded for part in catalog.parts_done(connection, state_schema, run.id, number).values())
+            (there,) = connection.execute(f"SELECT count(*) FROM {place}".encode()).fetchone() or (0,)
+            if there != loaded:
+                lines.append(f"{place} holds {output.count(there)} rows; the run loaded {output.count(loaded)}")
+    return lines
 
 
 @click.command()
@@ -224,7 +266,9 @@ def undo(
         for step in reversed(plan.steps):
             output.answer(step.undo or f"-- {step.does}: " + ("nothing to do" if step.undo == "" else "irreversible"))
         return 0
-    output.confirm(f"Take back run {run} ({found.title}), with every row in the tables that it made?", yes=yes)
+    for line in strangers(destination.url, state_schema, found, plan):
+        output.say(line)
+    output.confirm(f"Take back run {run} ({found.title}), with every row in the tables that it filled?", yes=yes)
     outcome = Outcome()
     others = {name: url for name, url in places.urls(settings, plan).items() if name != "target"}
     for event in apply.undo(found, plan, urls={**others, "target": destination.url}, state_schema=state_schema):
@@ -273,6 +317,7 @@ def status(target: str, *, state_schema: str, as_json: bool, config: str | None)
         if run.unfinished and run.state != "running":
             if run.error:
                 output.answer(f"run {run.id}: {run.error}")
-            output.answer(f"go on: dbscale migrate {run.source} {without_secrets(target)}")
+            again = flags(Plan.from_json(run.plan).options)
+            output.answer(f"go on: dbscale migrate {run.source} {without_secrets(target)}{again}")
             output.answer(f"or take it back: dbscale undo {run.id} {without_secrets(target)}")
     return 0

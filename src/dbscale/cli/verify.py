@@ -24,7 +24,7 @@ from dbscale.migrate.plan import Migration
 from dbscale.migrate.verify import Report
 from dbscale.migrate.verify import verify as compare
 from dbscale.migrate.verify_rows import canonical_key
-from dbscale.plan import Load, LoadColumn
+from dbscale.plan import Load, LoadColumn, Plan
 from dbscale.schema import quote
 
 MOST_SHOWN = 20
@@ -105,11 +105,24 @@ def check(migration: Migration, source: Source, urls: Mapping[str, str], *, run:
 
 
 def _newest(migration: Migration, url: str) -> int | None:
-    """The newest run that was done from the migration's source; None: there is none."""
+    """The newest run that filled this place from the migration's source; None: there is none.
+
+    Only what that run kept apart may be missing here: another run's quarantine speaks of another schema.
+    """
     reference = migration.plan.databases["source"]
     with postgres.connect(url, name="dbscale verify") as connection, postgres.reading(connection):
         runs = catalog.runs(connection, migration.options.state_schema)
-    return next((each.id for each in runs if each.source == reference), None)
+    wanted = migration.plan.options
+    return next(
+        (
+            each.id
+            for each in runs
+            if each.source == reference
+            and each.state != "undone"
+            and all(Plan.from_json(each.plan).options.get(key) == wanted[key] for key in ("schema", "identifiers"))
+        ),
+        None,
+    )
 
 
 def _check_one(migration: Migration, source: Source, url: str, *, run: int | None, quiet: bool) -> Report:

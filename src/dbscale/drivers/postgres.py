@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import conninfo, errors
 
-from dbscale.errors import DbscaleError, Missing, Unfinished, Unreachable, redact
+from dbscale.errors import ConfigError, DbscaleError, Missing, Unfinished, Unreachable, redact
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -36,6 +36,10 @@ def connect(
             keepalives_count=6,
             tcp_user_timeout=60_000,
         )
+    except psycopg.ProgrammingError as error:
+        raise ConfigError(
+            "this is no connection string that libpq takes", where=display(url), try_="postgresql://user@host:5432/name"
+        ) from error
     except psycopg.Error as error:
         raise translated(error, url) from error
     connection.prepare_threshold = None

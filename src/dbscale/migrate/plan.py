@@ -147,6 +147,7 @@ def make(
     `ignore_rows`: do not mind what the target holds already (for verify). `say` hears what is being read. Raises what
     the drivers raise; whatever else stands in the way becomes a blocker among the plan's findings.
     """
+    _check_schema_name(options)
     with postgres.connect(url, name="dbscale plan") as connection, postgres.reading(connection):
         check_server(connection)
         if options.into_existing:
@@ -304,6 +305,16 @@ def _loads(
             widest=max((column.widest for column in seen.columns.values()), default=0),
             on_bad_row="quarantine" if quarantine else "stop",
             undo=f"TRUNCATE {quote(options.schema, names[table.name])}" if options.into_existing else "",
+        )
+
+
+def _check_schema_name(options: Options) -> None:
+    """ConfigError for a schema that tables of an application cannot go into."""
+    if options.schema.startswith("pg_") or options.schema == "information_schema":
+        raise ConfigError(f"the schema {options.schema!r} is PostgreSQL's own", where="--schema", try_="another name")
+    if options.schema == options.state_schema == "dbscale":
+        raise ConfigError(
+            "the schema 'dbscale' holds dbscale's own tables", where="--schema", try_="another name, or --state-schema"
         )
 
 

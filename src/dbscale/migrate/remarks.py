@@ -119,7 +119,7 @@ def mixed(at: Place, choice: Choice) -> list[Finding]:
     if classes < 2:
         return []
     says = f"it holds {counts(seen)}: kept as {choice.type}"
-    return [at.finding("mixed-storage", says, "make them alike in the source for a narrower type", "behaviour")]
+    return [at.finding("mixed-storage", says, "make them alike in the source for a narrower type", "data")]
 
 
 def counts(seen: ColumnProfile) -> str:
