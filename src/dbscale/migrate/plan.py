@@ -18,7 +18,7 @@ from dbscale.migrate import estimate, existing, facts, steps, target, types
 from dbscale.migrate.declaration import fold
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
 from dbscale.migrate.names import Identifiers
-from dbscale.migrate.profile import profile, with_broken
+from dbscale.migrate.profile import DUPLICATE_KEYS, profile, with_broken
 from dbscale.migrate.source import lost, read_schema
 from dbscale.migrate.target import Target
 from dbscale.plan import Load, LoadColumn, Plan
@@ -114,7 +114,7 @@ class Assessment:
 
 def assess(source: Source, options: Options, *, say: Callable[[str], None] = lambda _: None) -> Assessment:
     """Read the source and say what a migration would meet; no target is needed."""
-    survey, made = survey_source(source, options, vector=True, say=say)
+    survey, made = survey_source(source, options, vector=True, say=say, thorough=True)
     loads = tuple(_loads(survey, made.load, options, {table: made.tables[table] for table in made.load}))
     with source.snapshot(1) as readers:
         took = estimate.seconds(readers[0], loads, encoding=survey.schema.encoding, jobs=options.jobs)
@@ -229,16 +229,19 @@ def _into_existing(
 
 
 def survey_source(
-    source: Source, options: Options, *, vector: bool, say: Callable[[str], None]
+    source: Source, options: Options, *, vector: bool, say: Callable[[str], None], thorough: bool = False
 ) -> tuple[Survey, Target]:
-    """Read the source's schema and values within one snapshot, choose types, and build the target's schema."""
+    """Read the source's schema and values within one snapshot, choose types, and build the target's schema.
+
+    `thorough`: look for broken UTF-8 too, which takes a pass of its own; without it the load finds it.
+    """
     with source.snapshot(options.jobs) as readers:
         schema = _selected(read_schema(readers[0]), options)
         policies = types.Options(on_bad_row=options.on_bad_row, on_invalid_text=options.on_invalid_text, vectors=vector)
         wanted = {place: type_ for place, type_ in options.types.items() if type_ != existing.SKIP}
         shapes = types.wanted(schema, wanted, policies)
         say(f"reading {len(schema.tables)} tables of {source.title}")
-        profiles = _profiles(readers, schema, shapes, broken=options.on_invalid_text != "stop")
+        profiles = _profiles(readers, schema, shapes, broken=thorough or options.on_invalid_text != "stop")
         choices, findings = types.choose(schema, profiles, overrides=wanted, options=policies)
         with ThreadPoolExecutor(max_workers=1) as beside:
             checking = beside.submit(readers[-1].damage) if len(readers) > 1 else None
@@ -253,7 +256,7 @@ def survey_source(
             profiles=profiles,
             facts=known,
         )
-    findings = (*damage, *lost(schema), *findings)
+    findings = (*damage, *lost(schema), *findings, *_repeated_keys(choices, profiles))
     return Survey(schema=schema, profiles=profiles, choices=choices, findings=findings), made
 
 
@@ -306,6 +309,22 @@ def _loads(
             on_bad_row="quarantine" if quarantine else "stop",
             undo=f"TRUNCATE {quote(options.schema, names[table.name])}" if options.into_existing else "",
         )
+
+
+def _repeated_keys(
+    choices: Mapping[tuple[str, str], Choice], profiles: Mapping[str, TableProfile]
+) -> Iterator[Finding]:
+    """What jsonb, asked for or given by a table that exists, will not keep of the source's objects."""
+    for (table, column), choice in choices.items():
+        count = profiles[table].columns[column].shapes.get(DUPLICATE_KEYS, 0)
+        if choice.type == "jsonb" and count:
+            yield Finding(
+                code="json-keys-lost",
+                where=f"{table}.{column}",
+                says=f"{count} values have a key twice in an object: jsonb keeps the last of them alone",
+                try_=f'the type json keeps the text as it is: [migrate.types] "{table}.{column}" = "json"',
+                level="data",
+            )
 
 
 def _check_schema_name(options: Options) -> None:

@@ -169,7 +169,7 @@ def _shapes(table: SourceTable, column: SourceColumn, types: list[str], options:
     """What to ask of one column, for the types it may become."""
     meant = wish(column.declared)
     shapes = [name for type_ in (*types, *_targets(column, options)) for name in shapes_for(type_)]
-    if meant.kind == "json":
+    if meant.kind == "json" or "jsonb" in types:
         shapes.append(DUPLICATE_KEYS)
     if meant.affinity != "TEXT":
         shapes.append(INEXACT)
