@@ -173,7 +173,9 @@ def fuzz(examples: int, url: str) -> Counter[str]:
     """What became of so many random databases."""
     outcomes: Counter[str] = Counter()
 
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
     @given(databases())
     def each(statements: list[str]) -> None:
         check(statements, url, outcomes)

@@ -1,6 +1,6 @@
 """Every known way in which a migration from SQLite goes wrong, by the real command on a real server.
 
-`pytest -s tests/test_pitfalls.py` prints each case with its outcome.
+Each case says what is expected of it; `tests/pitfalls.py` is the table.
 """
 
 from __future__ import annotations
