@@ -1,4 +1,4 @@
-"""Compiles dbscale's SQLite extension (src/dbscale/native) where there is a C compiler; else the package is pure Python.
+"""Compiles the SQLite extension (src/dbscale/native) where there is a C compiler; else the package is pure Python.
 
 `DBSCALE_PURE=1` asks for the pure package. The compiler is `$CC`, or else cc, gcc or clang; SQLite's headers are not
 needed. An editable install gets the extension in place.
@@ -42,7 +42,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
 
 
 def compiled(root: Path) -> Path | None:
-    """The extension of the source tree at `root`, compiled anew if it is older than its source; None without compiler."""
+    """The extension of the source tree at `root`, compiled anew if older than its source; None without compiler."""
     source = root / NATIVE / "dbscale_sqlite.c"
     library = source.with_suffix({"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so"))
     if library.exists() and library.stat().st_mtime >= source.stat().st_mtime:
