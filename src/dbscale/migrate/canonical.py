@@ -100,7 +100,7 @@ def target_line(columns: list[tuple[str, str]]) -> str:
         cells.append(text)
     # format() prints NULL as nothing, which no spelling without quotes is
     parts = [cells[start : start + 90] for start in range(0, len(cells), 90)]
-    return "||','||".join(f"format('{','.join(['%s'] * len(part))}',{','.join(part)})" for part in parts)
+    return "||','||".join(f"format('{','.join(['%s'] * len(part))}',{','.join(part)})" for part in parts) or "''"
 
 
 # ── the source, by SQLite ─────────────────────────────────────────────────────────────────────────────────────────
