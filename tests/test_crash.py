@@ -45,6 +45,7 @@ def undisturbed(marketplace: Path, new_database: Callable[..., str]) -> tuple[st
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_every_mark(
     when: str, marketplace: Path, undisturbed: tuple[str, int], new_database: Callable[..., str]
