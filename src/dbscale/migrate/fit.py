@@ -223,6 +223,12 @@ def _booleans(of: _Readings) -> Fit:
 def _texts(of: _Readings, length: int | None) -> Fit:
     # Of blobs only the bytes are known, and they are as many as the characters or more.
     longest = max(of.seen.longest, of.seen.widest if of.seen.blobs else 0)
+    # Numbers are spelled in digits: as many as their ends have, where those are known.
+    ends = [value for value in (of.seen.least, of.seen.greatest) if isinstance(value, int)]
+    if of.seen.integers:
+        longest = max(longest, *(len(str(value)) for value in ends)) if len(ends) == 2 else max(longest, 20)
+    if of.seen.reals:
+        longest = max(longest, 24)
     misfit = Misfit(1, f"text of up to {longest} characters") if length is not None and longest > length else None
     blobs = ("text", UTF8_BLOB) if of.count(UTF8_BLOB) else ("",)
     return of.give(
