@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psycopg
 
-from dbscale import catalog
+from dbscale import building, catalog
 from dbscale.catalog import DEFAULT_SCHEMA, Run
 from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
@@ -64,6 +64,14 @@ class StepDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Building:
+    """How far an index has come that is built beside other work."""
+
+    number: int
+    seen: building.Seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Noticed:
     finding: Finding
 
@@ -74,7 +82,7 @@ class Finished:
     seconds: float
 
 
-Event = Started | StepStarted | Progress | StepDone | Noticed | Finished
+Event = Started | StepStarted | Building | Progress | StepDone | Noticed | Finished
 
 
 @dataclass(slots=True, kw_only=True)
@@ -258,7 +266,10 @@ def _carry_out(context: _Context, group: list[tuple[int, Step]]) -> Iterator[Eve
     if len(waiting) <= 1 or context.jobs == 1:
         for number, step in waiting:
             yield StepStarted(number=number, step=step)
-            yield _one(context, number, step)
+            if isinstance(step, Sql) and step.leftover:
+                yield from _watched(context, number, step)
+            else:
+                yield _one(context, number, step)
         return
     with ThreadPoolExecutor(max_workers=context.jobs) as pool:
         futures: set[Future[StepDone]] = {pool.submit(_one, context, number, step) for number, step in waiting}
@@ -269,6 +280,20 @@ def _carry_out(context: _Context, group: list[tuple[int, Step]]) -> Iterator[Eve
                     for other in futures:
                         other.cancel()
                 yield future.result()
+
+
+def _watched(context: _Context, number: int, step: Sql) -> Iterator[Event]:
+    """A step that takes long, with its progress; given up with the run."""
+    with ThreadPoolExecutor(max_workers=1) as pool, context.session(step.on) as watcher:
+        future = pool.submit(_one, context, number, step)
+        try:
+            while not wait([future], timeout=1.0).done:
+                if seen := building.progress(watcher, catalog.worker_name(context.run)):
+                    yield Building(number=number, seen=seen)
+        except BaseException:
+            building.cancel(watcher, catalog.worker_name(context.run))
+            raise
+        yield future.result()
 
 
 def _one(context: _Context, number: int, step: Step) -> StepDone:
@@ -292,7 +317,9 @@ def _sql(context: _Context, number: int, step: Sql, began: float) -> None:
     """A statement on its database, with which its mark commits; right after it where that keeps no marks."""
     marks = step.on in context.beside or context.urls[step.on] == context.urls[context.home_name]
     with context.session(step.on) as connection:
-        if step.alone:
+        if step.alone and step.leftover:
+            building.carry_out(connection, step)
+        elif step.alone:
             if not (step.holds and _holds(connection, step.holds)):
                 connection.execute(step.sql.encode())
         else:
@@ -433,6 +460,7 @@ def _source_changed(source: Source) -> Finding:
 
 
 __all__ = [
+    "Building",
     "Event",
     "Finished",
     "Noticed",

@@ -76,6 +76,9 @@ class Sql:
     """It cannot run in a transaction (VACUUM, CREATE INDEX CONCURRENTLY)."""
     holds: str = ""
     """A query whose one value is true when an `alone` step is already in effect."""
+    leftover: str = ""
+    """A query whose one value is true when a failed attempt left something: `clear` then removes it."""
+    clear: str = ""
     kind: Literal["Sql"] = "Sql"
 
 

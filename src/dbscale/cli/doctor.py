@@ -13,6 +13,7 @@ from dbscale.cli import output, places
 from dbscale.config import Config, Database
 from dbscale.drivers import postgres
 from dbscale.errors import DbscaleError, Finding
+from dbscale.indexes import facts, health
 from dbscale.migrate import plan as planning
 
 
@@ -27,7 +28,7 @@ def doctor(databases: tuple[str, ...], *, state_schema: str, as_json: bool, conf
     """
     settings = configuration.load(config)
     names = databases or tuple(settings.databases)
-    facts = versions()
+    programs = versions()
     findings: list[Finding] = []
     looked: dict[str, str] = {}
     for name in names:
@@ -44,10 +45,10 @@ def doctor(databases: tuple[str, ...], *, state_schema: str, as_json: bool, conf
         findings += found
     wrong = any(finding.level != "note" for finding in findings)
     if as_json:
-        content = {"versions": facts, "databases": looked, "findings": output.findings_json(findings)}
+        content = {"versions": programs, "databases": looked, "findings": output.findings_json(findings)}
         output.answer_json(content)
     else:
-        output.answer(", ".join(f"{name} {version}" for name, version in facts.items()))
+        output.answer(", ".join(f"{name} {version}" for name, version in programs.items()))
         for name, says in looked.items():
             output.answer(f"{name}: {says}")
         output.show_findings(findings, err=False)
@@ -84,6 +85,7 @@ def look(settings: Config, database: Database, state_schema: str) -> tuple[str, 
     with postgres.connect(target.url, name="dbscale doctor") as connection, postgres.reading(connection):
         server = connection.info.parameter_status("server_version") or ""
         findings = [*_server(connection, database.name), *_runs(connection, database.name, state_schema)]
+        findings += health.check(connection, facts.read(connection, hidden=(state_schema,)), database.name)
     return f"{postgres.display(target.url)}: PostgreSQL {server}", findings
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from dbscale.apply import Event, Finished, Progress, Started, StepDone, StepStarted
+from dbscale.apply import Building, Event, Finished, Progress, Started, StepDone, StepStarted
 from dbscale.cli import output
 from dbscale.plan import Load, Plan
 
@@ -54,6 +54,10 @@ class Log:
             if time.monotonic() - self._last >= LOG_SECONDS:
                 self._last = time.monotonic()
                 output.say(f"  {output.count(sum(self._rows.values()))} rows so far")
+        elif isinstance(event, Building):
+            if time.monotonic() - self._last >= LOG_SECONDS:
+                self._last = time.monotonic()
+                output.say(f"  {building_text(event)}")
         elif isinstance(event, Finished):
             output.say(f"run {event.run} done in {output.seconds(event.seconds)}")
 
@@ -88,6 +92,8 @@ class Bars:
         """Move the bar that the event speaks of."""
         if isinstance(event, Progress):
             self._move(event.number, event.rows)
+        elif isinstance(event, Building):
+            self.bars.update(self._steps, description=building_text(event)[:60])
         elif isinstance(event, StepStarted) and not isinstance(event.step, Load):
             self.bars.update(self._steps, description=event.step.does[:40])
         elif isinstance(event, StepDone):
@@ -109,6 +115,13 @@ class Bars:
             self.bars.update(task, rate=rate)
         if done:
             self.bars.update(task, total=max(rows, 1), completed=max(rows, 1))
+
+
+def building_text(event: Building) -> str:
+    """`building index: scanning table, 43 %; waits for process 4711`."""
+    seen = event.seen
+    share = f", {seen.done / seen.total:.0%}" if seen.total else ""
+    return seen.phase + share + (f"; waits for process {seen.waits_for}" if seen.waits_for else "")
 
 
 @contextmanager

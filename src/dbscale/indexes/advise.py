@@ -50,6 +50,7 @@ class Advised:
     evidence: tuple[Evidence, ...]
     alternatives: tuple[tuple[str, str], ...]
     """Other indexes, and why they lost."""
+    candidate: Candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +243,7 @@ def _advised(winner: Winner, name: str, schema_wants: Mapping[int, rules.SchemaW
         saved=winner.saved - winner.writes,
         evidence=tuple(_evidence(effect) for effect in winner.effects),
         alternatives=tuple((loser.candidate.title, loser.because) for loser in winner.losers),
+        candidate=candidate,
     )
 
 
@@ -314,7 +316,7 @@ def _steps(item: Advised, candidate: Candidate, databases: Mapping[str, tuple[st
         if table is None or _existing(candidate, facts):
             continue
         if table.kind == "p":
-            yield from _partitioned(item.name, candidate, table, facts, on)
+            yield from partitioned(item.name, candidate, table, facts, on)
         else:
             yield build(candidate, item.name, on=on)
 
@@ -322,17 +324,28 @@ def _steps(item: Advised, candidate: Candidate, databases: Mapping[str, tuple[st
 def build(candidate: Candidate, name: str, *, on: str = "target") -> Sql:
     """The step that builds one index beside the application's work."""
     relation = literal(quote(candidate.schema, name))
+    table = literal(quote(candidate.schema, candidate.table))
+    index = f"pg_index i WHERE indexrelid = to_regclass({relation})"
+    keys = ""
+    if all(term == quote(column) for term, column in zip(candidate.terms, candidate.columns, strict=True)):
+        names = ", ".join(literal(column) for column in candidate.columns)
+        keys = (
+            f" AND ARRAY[{names}]::text[] = ARRAY(SELECT attname::text FROM generate_series(1, indnkeyatts) k"
+            " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k - 1] ORDER BY k)"
+        )
     return Sql(
         does=f"build the index {name} on {candidate.title}",
         sql=create_index(candidate.schema, candidate.table, candidate.index(name), concurrently=True),
         undo=f"DROP INDEX CONCURRENTLY IF EXISTS {quote(candidate.schema, name)}",
         on=on,
         alone=True,
-        holds=f"SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = to_regclass({relation})",
+        holds=f"SELECT indisvalid AND indisready AND indrelid = to_regclass({table}){keys} FROM {index}",
+        leftover=f"SELECT NOT indisvalid AND indrelid = to_regclass({table}) FROM {index}",
+        clear=f"DROP INDEX CONCURRENTLY IF EXISTS {quote(candidate.schema, name)}",
     )
 
 
-def _partitioned(name: str, candidate: Candidate, table: Table, facts: Facts, on: str) -> Iterator[Sql]:
+def partitioned(name: str, candidate: Candidate, table: Table, facts: Facts, on: str) -> Iterator[Sql]:
     """A partitioned table's index: an empty one on the parent, and one on each partition, attached when it is whole."""
     schema = candidate.schema
     yield Sql(
@@ -348,14 +361,14 @@ def _partitioned(name: str, candidate: Candidate, table: Table, facts: Facts, on
         taken = {index.name for each in facts.tables for index in each.indexes}
         own = _name(below, taken)
         if part.kind == "p":
-            yield from _partitioned(own, below, part, facts, on)
+            yield from partitioned(own, below, part, facts, on)
         else:
             yield build(below, own, on=on)
         yield Sql(
             does=f"attach {own} to {name}",
             sql=f"ALTER INDEX {quote(schema, name)} ATTACH PARTITION {quote(part.schema, own)}",
-            # Dropping the parent's index takes the attached ones along.
-            undo="",
+            # An attached index cannot be dropped alone: the parent's goes, and takes the attached ones along.
+            undo=f"DROP INDEX IF EXISTS {quote(schema, name)}",
             on=on,
         )
 

@@ -17,6 +17,8 @@ from dbscale.indexes.workload import Statement
 
 LEAST_ROWS, LEAST_PAGES = 1000, 50
 """A smaller table is read as quickly as its index."""
+FEW_VALUES = 3
+"""A column with so few values is no key by itself (IX107)."""
 LEAST_COST = 100.0
 """A statement that costs less, in the planner's units, is quick already."""
 LEAST_SAVING = 0.5
@@ -100,6 +102,8 @@ class Chooser:
     pool: dict[Candidate, list[int]] = field(default_factory=dict)
     """Candidates, and the statements that each might serve."""
     refused: dict[int, str] = field(default_factory=dict)
+    unfit: dict[Candidate, str] = field(default_factory=dict)
+    """Candidates that need no proof to be declined, and why."""
     losers: dict[Candidate, list[Loser]] = field(default_factory=dict)
     _plans: dict[tuple[int, frozenset[Candidate]], Planned] = field(default_factory=dict)
 
@@ -123,7 +127,8 @@ class Chooser:
             insert = statement.query.insert
             if insert is None or insert.select is not None:
                 found |= dict.fromkeys(candidates(statement, self.facts, popular))
-        kept = [candidate for candidate in found if candidate in self.forced or self._sensible(candidate)]
+        self.unfit = {each: why for each in found if each not in self.forced and (why := self._unfit(each))}
+        kept = [candidate for candidate in found if candidate not in self.unfit]
         self.proof.prepare(kept)
         for candidate in kept:
             if candidate in self.proof.refused:
@@ -135,13 +140,18 @@ class Chooser:
                 if candidate.columns[0] in columns.get(table.oid, ()) or (candidate.where and table.oid in columns)
             ]
 
-    def _sensible(self, candidate: Candidate) -> bool:
+    def _unfit(self, candidate: Candidate) -> str:
+        """Why a candidate is not worth a try; empty where it is."""
         table = self._table(candidate)
+        if index := next((index for index in table.indexes if covers(index, candidate)), None):
+            return f"{index.name} does it already"
         if table.rows < LEAST_ROWS or (table.pages < LEAST_PAGES and table.kind != "p"):
-            return False
+            return f"{table.title} is small ({table.rows:.0f} rows, {table.pages} pages): it is read as quickly whole"
         first = table.column(candidate.columns[0])
-        flag = bool(first and 0 < first.values(table.rows) <= 3) and len(candidate.columns) == 1
-        return not flag and not any(covers(index, candidate) for index in table.indexes)
+        values = first.values(table.rows) if first else 0
+        if 0 < values <= FEW_VALUES and len(candidate.columns) == 1 and not candidate.where:
+            return f"{candidate.columns[0]} has {values:.0f} different values: each is a large part of the table"
+        return ""
 
     def _table(self, candidate: Candidate) -> Table:
         table = self.facts.table(candidate.table, candidate.schema)
@@ -311,6 +321,8 @@ class Chooser:
         )
 
     def _declined(self) -> Iterable[Loser]:
+        for candidate, why in self.unfit.items():
+            yield Loser(candidate=candidate, because=why)
         for candidate, why in self.proof.refused.items():
             yield Loser(candidate=candidate, because=f"it cannot be made: {why}")
         told = {loser.candidate for winner in self.chosen for loser in self.losers.get(winner, ())}

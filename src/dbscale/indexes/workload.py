@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from dbscale.drivers.postgres import Connection
-from dbscale.errors import Missing
+from dbscale.errors import ConfigError, Missing
 from dbscale.query import Query, parse, placeholders
 
 SAMPLES = 3
@@ -110,19 +110,39 @@ def from_sql(text: str, title: str = "SQL") -> Workload:
     A comment before a statement may say how often it runs and how long it takes: `-- calls: 40000, ms: 1.2`.
     Placeholders may be `$1`, `:name` or `%s`.
     """
-    import postgast
-
     found = []
-    place = 0
-    for sql in postgast.split(text):
-        at = text.find(sql, place)
-        comment = text[place:at] if at >= 0 else ""
-        place = at + len(sql) if at >= 0 else place
+    for comment, sql in _split(text, title):
         calls = [float(number) for number in _CALLS.findall(comment)]
         mean = [float(number) for number in _MEAN.findall(comment)]
         count = calls[-1] if calls else 1.0
-        found.append(Statement(sql=sql.strip(), calls=count, seconds=count * mean[-1] / 1000 if mean else 0.0))
+        found.append(Statement(sql=sql, calls=count, seconds=count * mean[-1] / 1000 if mean else 0.0))
     return _build(found, title)
+
+
+def _split(text: str, title: str) -> Iterator[tuple[str, str]]:
+    """Statements, each with the comments before it, by PostgreSQL's own scanner; also those that do not parse."""
+    import postgast
+
+    encoded = text.encode()
+    comments: list[str] = []
+    start = end = -1
+    try:
+        tokens = postgast.scan(text).tokens
+    except postgast.PgQueryError as error:
+        raise ConfigError(f"this is neither a log nor SQL: {error}", where=title) from error
+    for token in tokens:
+        word = encoded[token.start : token.end]
+        if word.startswith((b"--", b"/*")):
+            if start < 0:
+                comments.append(word.decode())
+        elif word == b";":
+            if start >= 0:
+                yield "\n".join(comments), encoded[start:end].decode()
+            comments, start = [], -1
+        else:
+            start, end = (token.start if start < 0 else start), token.end
+    if start >= 0:
+        yield "\n".join(comments), encoded[start:end].decode()
 
 
 # `LOG:  duration: 12.3 ms  statement: …`, `… execute name: …`, `… plan:` is auto_explain's and not ours.
@@ -207,7 +227,7 @@ def _build(statements: Iterable[Statement], title: str) -> Workload:
     for statement in statements:
         found = _readable(statement)
         query = found.query
-        if query.verb in ("unknown", "merge") or query.unsure:
+        if query.verb in ("unknown", "merge") or (query.verb in VERBS and query.unsure):
             skipped.append((found.sql, "; ".join(query.unsure) or "it is not analysed"))
         elif query.verb in VERBS and not _of_the_system(query):
             kept.append(found)

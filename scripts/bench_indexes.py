@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+"""What index advice is worth, in seconds: a workload before and after, beside two simpler ways to advise.
+
+    python scripts/bench_indexes.py --source marketplace.db --rounds 5
+
+The database is migrated into an embedded server, once. Then, for each way: its indexes are built, every statement of
+scripts/marketplace_workload.sql runs (writing ones in a transaction that is rolled back), and the median of its times
+counts as often as the statement is called. The other two ways, in the rules that their authors describe: *one column
+each* (every column of the query's tables; taken when the planner uses it) and *one rule* (columns of the query, then
+pairs; taken when a statement of cost 100 or more falls by half).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from dbscale.drivers import embedded, postgres
+from dbscale.indexes import advise, candidates, facts, proof, workload
+from dbscale.indexes.candidates import Candidate
+from dbscale.indexes.facts import Facts
+from dbscale.indexes.proof import Proof
+from dbscale.schema import create_index, quote
+
+HERE = Path(__file__).resolve().parent
+SERVER = "bench_indexes"
+FILLED = {
+    # A row of each table as the application writes them: what an index costs its writers.
+    "transactions": "INSERT INTO transactions (buyer_id, farm_id, crop_type, quantity, unit_price, created_at)"
+    " SELECT 1 + n % 29000, 1 + n % 19000, 'apple', 3, 12500, timestamp '2026-01-01' + n * interval '1 second'"
+    " FROM generate_series(1, 20000) n",
+    "analysis_history": "INSERT INTO analysis_history (id, user_id, kind, created_at)"
+    " SELECT gen_random_uuid(), 1 + n % 29000, 'yield', timestamptz '2026-01-01' + n * interval '1 second'"
+    " FROM generate_series(1, 20000) n",
+}
+
+
+def columns_of(statement: workload.Statement, known: Facts) -> dict[Any, list[str]]:
+    """The columns that a statement speaks of in conditions and order, by table."""
+    found: dict[Any, list[str]] = {}
+    for need in candidates.needs(statement.query, known):
+        names = found.setdefault(need.table, [])
+        for name in (*need.equal, *need.ranges, *need.joins, *(term[0] for term in need.sort), *need.groups):
+            if name not in names:
+                names.append(name)
+    return found
+
+
+def plain(table: Any, *names: str) -> Candidate:
+    return Candidate(table.schema, table.name, tuple(map(quote, names)), names)
+
+
+def fresh(table: Any, *names: str) -> bool:
+    """No index has exactly these columns already."""
+    return not any(index.columns == names and not index.predicate for index in table.indexes)
+
+
+def one_column_each(known: Facts, prover: Proof, statements: list[workload.Statement]) -> list[Candidate]:
+    """Every column of the query's tables alone; advised when it stands in the plan."""
+    chosen: dict[Candidate, None] = {}
+    for statement in statements:
+        tables = {known.table(table.name, table.schema) for table in statement.query.tables}
+        tried = [plain(t, c.name) for t in tables if t for c in t.columns if fresh(t, c.name) and c.category in "NSDB"]
+        prover.prepare(tried)
+        planned = prover.plan(statement.sql, tried)
+        chosen |= dict.fromkeys(each for each in tried if prover.name(each) in planned.uses)
+    return list(chosen)
+
+
+def one_rule(known: Facts, prover: Proof, statements: list[workload.Statement]) -> list[Candidate]:
+    """The query's columns alone, then in pairs; advised when a cost of 100 or more falls by half."""
+    chosen: dict[Candidate, None] = {}
+    for statement in statements:
+        columns = columns_of(statement, known)
+        singles = [plain(t, name) for t, names in columns.items() for name in names if fresh(t, name)]
+        pairs = [plain(t, *two) for t, names in columns.items() for two in itertools.permutations(names, 2)
+                 if fresh(t, *two)]  # fmt: skip
+        prover.prepare([*singles, *pairs])
+        cost = prover.plan(statement.sql).cost
+        for tried in (singles, pairs):
+            planned = prover.plan(statement.sql, tried)
+            if cost < 100 or planned.cost > cost * 0.5:
+                break
+            used = [each for each in tried if prover.name(each) in planned.uses]
+            if tried is pairs:
+                for each in used:
+                    for narrow in singles:
+                        if narrow.table == each.table and narrow.columns[0] in each.columns:
+                            chosen.pop(narrow, None)
+            chosen |= dict.fromkeys(used)
+            cost = planned.cost
+    return list(chosen)
+
+
+def timed(connection: psycopg.Connection[Any], statements: list[workload.Statement], rounds: int) -> list[float]:
+    """The median seconds of one call of each statement; nothing that is written stays."""
+    times: list[list[float]] = [[] for _ in statements]
+    for _ in range(rounds):
+        for number, statement in enumerate(statements):
+            with connection.transaction(force_rollback=True):
+                began = time.perf_counter()
+                connection.execute(statement.sql.encode()).fetchall() if statement.query.verb == "select" else (
+                    connection.execute(statement.sql.encode())
+                )
+                times[number].append(time.perf_counter() - began)
+    return [statistics.median(each) for each in times]
+
+
+def written(connection: psycopg.Connection[Any]) -> dict[str, float]:
+    """Microseconds for each row written into the largest tables."""
+    found = {}
+    for table, sql in FILLED.items():
+        times = []
+        for _ in range(3):
+            with connection.transaction(force_rollback=True):
+                began = time.perf_counter()
+                connection.execute(sql.encode())
+                times.append((time.perf_counter() - began) / 20_000 * 1e6)
+        found[table] = round(statistics.median(times), 1)
+        connection.execute(f"VACUUM {table}".encode())
+    return found
+
+
+def tried(
+    connection: psycopg.Connection[Any], title: str, wanted: list[Candidate], asked: workload.Workload, rounds: int
+) -> dict[str, Any]:
+    """Build, measure, and take away again."""
+    names = [f"bench_{number}" for number, _ in enumerate(wanted)]
+    for name, candidate in zip(names, wanted, strict=True):
+        connection.execute(create_index(candidate.schema, candidate.table, candidate.index(name)).encode())
+    connection.execute("ANALYZE")
+    medians = timed(connection, list(asked.statements), rounds)
+    used: set[str] = set()
+    for statement in asked.statements:
+        used |= proof.explain(connection, statement.sql).uses
+    sizes = {
+        name: connection.execute("SELECT pg_relation_size(%s::regclass)", [name]).fetchone()[0]  # type: ignore[index]
+        for name in names
+    }
+    rows = written(connection)
+    for name in names:
+        connection.execute(f"DROP INDEX {quote(name)}".encode())
+    total = sum(median * statement.calls for median, statement in zip(medians, asked.statements, strict=True))
+    return {
+        "way": title,
+        "indexes": [candidate.title for candidate in wanted],
+        "seconds": round(total, 1),
+        "bytes": sum(sizes.values()),
+        "sizes": {candidate.title: sizes[name] for name, candidate in zip(names, wanted, strict=True)},
+        "unused": [candidate.title for name, candidate in zip(names, wanted, strict=True) if name not in used],
+        "write_us": rows,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default="marketplace.db", help="a database of scripts/marketplace.py")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    server = embedded.up(SERVER)
+    with postgres.connect(server.url) as connection:
+        if connection.execute("SELECT to_regclass('public.transactions')").fetchone() == (None,):
+            command = [sys.executable, "-m", "dbscale.cli", "migrate", options.source, f"embedded:{SERVER}", "--yes"]
+            subprocess.run([*command, "--no-verify"], check=True)
+        asked = workload.from_text((HERE / "marketplace_workload.sql").read_text(encoding="utf-8"), "workload")
+        statements = list(asked.statements)
+        with postgres.reading(connection):
+            known = facts.read(connection)
+            with proof.proving(connection, server.url, known) as prover:
+                began = time.perf_counter()
+                advice = advise.advise(known, prover, asked)
+                seconds = time.perf_counter() - began
+                ours = [item.candidate for item in advice.advised]
+                sizes = {item.index: item.bytes for item in advice.advised}
+                ways = {
+                    "none": [],
+                    "one column each": one_column_each(known, prover, statements),
+                    "one rule": one_rule(known, prover, statements),
+                    "dbscale": ours,
+                }
+        found = [tried(connection, title, wanted, asked, options.rounds) for title, wanted in ways.items()]
+    if options.json:
+        print(json.dumps({"ways": found, "estimated": sizes, "advice_seconds": round(seconds, 2)}, indent=2))
+        return 0
+    print(f"{len(statements)} statements, {sum(s.calls for s in statements):,.0f} calls; advice in {seconds:.1f} s")
+    for way in found:
+        print(f"\n{way['way']}: {way['seconds']:,.1f} s, {way['bytes'] / 1e6:.1f} MB, {len(way['indexes'])} indexes,"
+              f" {len(way['unused'])} unused; us a row written: {way['write_us']}")  # fmt: skip
+        for title, size in way["sizes"].items():
+            mark = " UNUSED" if title in way["unused"] else ""
+            guess = f", estimated {sizes[title] / 1e6:.2f}" if way["way"] == "dbscale" else ""
+            print(f"  {title}: {size / 1e6:.2f} MB{guess}{mark}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
