@@ -1,3 +1,12 @@
 """Servers, databases and a bad network, as fixtures."""
 
+import os
+
+from hypothesis import settings
+
+# In CI the same examples every time, so that a red run speaks of the change; elsewhere new ones, which find more.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
+
 pytest_plugins = ["fix_postgres", "fix_proxy", "fix_marketplace", "fix_sqld"]

@@ -193,4 +193,4 @@ def test_random_databases(shared: str, tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.timeout(1800)
 def test_many_random_databases(shared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    print("\n", dict(fuzz(10 * EXAMPLES, shared)))
+    print("\n", dict(fuzz(3 * EXAMPLES, shared)))

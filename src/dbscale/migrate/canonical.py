@@ -348,6 +348,8 @@ def _real(value: float, conversion: Conversion, to: Type) -> str:
             return spelled.encode().hex()
         return json_spelling(spelled) if to.name == "jsonb" else spelled
     if reading == "julian":
+        if not abs(value) < 1e12:  # beyond any calendar, and perhaps beyond what can be multiplied
+            raise ValueError
         milliseconds = int(value * 86_400_000.0 + 0.5) - _JULIAN_2000_MS
         return _moment(milliseconds * 1000 + SECONDS_TO_2000 * _MILLION, to)
     scale = {"s": _MILLION, "ms": 1000, "apple-s": _MILLION}[reading] if reading in ("s", "ms", "apple-s") else 0

@@ -132,6 +132,8 @@ def _real_time(value: float, conversion: Conversion, to: Type) -> str:
     """A count with a fraction: the nearest microsecond, which without `rounded` must read back as the same count."""
     if conversion.reals == "julian":
         # as SQLite's own date functions read it, to the millisecond
+        if not abs(value) < 1e12:
+            raise Refusal("it is beyond any calendar")
         return _counted(int(value * 86_400_000.0 + 0.5) - JULIAN_EPOCH_MS, 1000, to, conversion)
     scale = 1000.0 if conversion.reals == "ms" else 1_000_000.0
     if abs(value) * scale >= 2**62:

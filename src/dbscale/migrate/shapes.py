@@ -20,8 +20,8 @@ WINDOWS: dict[str, tuple[int, int]] = {
 """Unix times from 1973 to 2096, by their unit, both ends included. They do not overlap, so `by-size` is sure."""
 WINDOWS_REAL = (1_000_000_000.0, 4_000_000_000.0)
 """Seconds with a fraction from 2001 on: earlier ones look like seconds since 2001, as Apple counts them."""
-JULIAN = (1_700_000.0, 2_600_000.0)
-"""Julian day numbers from about 59 BC to AD 2406."""
+JULIAN = (1_721_425.5, 2_600_000.0)
+"""Julian day numbers from AD 1 to AD 2406: PostgreSQL reads no ISO date before that."""
 WEBKIT = (12_600_000_000_000_000, 15_600_000_000_000_000)
 """Microseconds since 1601, as WebKit counts them, from 2000 to 2095."""
 EXACT = 2**53
