@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 import pytest
 
-from dbscale import apply
+from dbscale import apply, catalog
 from dbscale.drivers import postgres
-from dbscale.indexes import advise, facts, proof, workload
-from dbscale.indexes.facts import Facts
+from dbscale.indexes import advise, facts, health, proof, rules, workload
+from dbscale.indexes.facts import Facts, Index, Table
 from dbscale.indexes.proof import Proof
 
 SHOP = """
@@ -90,6 +90,13 @@ def test_a_statement_gets_the_index_it_asks_for(shop: Shop) -> None:
     shop.advises('SELECT * FROM users WHERE data @> \'{"plan": "p7"}\'', "users using gin (data jsonb_path_ops)")
     shop.advises("SELECT * FROM users WHERE tags && ARRAY['t7']", "users using gin (tags)")
     shop.advises("SELECT * FROM orders WHERE note LIKE 'abcd%'", "orders (note)")
+
+
+def test_expressions_are_indexed_where_the_server_lets_them(shop: Shop) -> None:
+    shop.advises("SELECT * FROM users u WHERE lower(u.email) = 'user7@example.com'", "users ((lower(email)))")
+    shop.advises("SELECT * FROM users WHERE data ->> 'plan' = 'p7'", "users ((data ->> 'plan'))")
+    stable = "SELECT * FROM orders WHERE date_trunc('day', created_at) = '2025-01-03'"
+    shop.declines(stable, index="date_trunc", because="IMMUTABLE")
 
 
 def test_an_index_that_does_not_help_is_declined_with_the_reason(shop: Shop) -> None:
@@ -190,10 +197,77 @@ def test_unused_duplicate_and_invalid_indexes_are_to_be_dropped(database: str) -
         connection.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 't_bad'::regclass")
         with postgres.reading(connection):
             known = facts.read(connection)
-    from dbscale.indexes import rules
-
     assert {drop.name: drop.rule for drop in rules.drops(known)} == {"t_b2": "IX102", "t_bad": "IX104"}
     assert {f.code for f in rules.findings(known)} == {"index-invalid"}
+
+
+def test_what_nobody_reads_is_to_be_dropped_only_where_every_server_was_asked() -> None:
+    index = Index(oid=1, name="t_b", schema="public", method="btree", definition="", columns=("b",), plain=True,
+                  bytes=20_000_000)  # fmt: skip
+    table = Table(oid=2, schema="public", name="t", kind="r", rows=1e6, pages=9000, indexes=(index,))
+    month = 31 * 86_400
+    alone = Facts(version=180_000, tables=(table,), window=month)
+    assert [drop.rule for drop in rules.drops(alone)] == ["IX301"]
+    assert not list(rules.drops(replace(alone, window=3600))), "an hour of counters says nothing"
+    followed = replace(alone, replicas=1)
+    assert not list(rules.drops(followed)), "the replica was not asked"
+    read = replace(alone, tables=(replace(table, indexes=(replace(index, scans=9),)),), standby=True)
+    assert [drop.rule for drop in rules.drops(facts.merge_counters(followed, [alone]))] == ["IX301"]
+    assert not list(rules.drops(facts.merge_counters(followed, [read]))), "the replica reads it"
+    for kept in ({"constraint": "c"}, {"identity": True}, {"unique": True}, {"clustered": True}, {"referenced": True}):
+        assert not list(rules.drops(replace(alone, tables=(replace(table, indexes=(replace(index, **kept),)),))))
+
+
+def test_a_narrow_index_goes_when_a_wider_one_does_its_work(database: str) -> None:
+    with postgres.connect(database) as connection:
+        connection.execute(SHOP)
+        connection.execute("CREATE INDEX orders_user ON orders (user_id)")
+        connection.execute("CREATE INDEX orders_user_time ON orders (user_id, created_at)")
+        connection.execute("VACUUM ANALYZE")
+        with postgres.reading(connection):
+            known = facts.read(connection)
+            asked = workload.from_sql("SELECT * FROM orders WHERE user_id = 5")
+            with proof.proving(connection, database, known) as prover:
+                drops = advise.advise(known, prover, asked).drops
+    assert [(drop.rule, drop.name) for drop in drops] == [("IX103", "orders_user")]
+
+
+def test_hypopg_where_it_is_installed(database: str) -> None:
+    with postgres.connect(database) as connection:
+        if not connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'hypopg'").fetchone():
+            pytest.skip("hypopg is not on this server")
+        connection.execute("CREATE EXTENSION hypopg")
+        connection.execute(SHOP)
+        connection.execute("ANALYZE")
+        with postgres.reading(connection):
+            known = facts.read(connection)
+            with proof.proving(connection, database, known) as prover:
+                assert prover.how.startswith("HypoPG")
+                for sql in ("SELECT * FROM orders WHERE user_id = 5", "SELECT * FROM orders WHERE user_id = $1"):
+                    advice = advise.advise(known, prover, workload.from_sql("-- calls: 100\n" + sql))
+                    assert [item.index for item in advice.advised] == ["orders (user_id)"]
+                    (evidence, *_) = advice.advised[0].evidence
+                    assert evidence.after < evidence.before / 10
+
+
+def test_doctor_sees_what_is_wrong(database: str) -> None:
+    with postgres.connect(database) as connection:
+        connection.execute("CREATE TABLE bare (a int); CREATE TABLE t (id smallserial PRIMARY KEY, b int NOT NULL)")
+        connection.execute("CREATE INDEX t_b ON t (b) WHERE b IS NOT NULL; CREATE INDEX t_bad ON t (b)")
+        connection.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 't_bad'::regclass")
+        connection.execute("SELECT setval('t_id_seq', 30000)")
+        connection.execute("ALTER TABLE t REPLICA IDENTITY NOTHING")
+        with postgres.reading(connection):
+            found = list(health.check(connection, facts.read(connection), "db"))
+    codes = {finding.code for finding in found}
+    assert {"table-without-key", "index-invalid", "index-predicate", "sequence-full", "replica-identity"} <= codes
+    (full,) = [finding for finding in found if finding.code == "sequence-full"]
+    assert "92%" in full.says
+    with postgres.connect(database) as connection:
+        connection.execute("DROP TABLE bare, t")
+        with postgres.reading(connection):
+            left = {each.code for each in health.check(connection, facts.read(connection), "db")}
+    assert left <= {"setting"}, "the test server runs without fsync"
 
 
 def test_applied_it_is_used_and_nothing_is_left_to_do_and_undone_it_is_gone(database: str) -> None:
@@ -209,8 +283,6 @@ def test_applied_it_is_used_and_nothing_is_left_to_do_and_undone_it_is_gone(data
         (run,) = [event.run for event in events if isinstance(event, apply.Started)]
         assert "orders_user_id_created_at_idx" in proof.explain(connection, sql).uses
         assert _plan(connection, database, sql).steps == ()
-        from dbscale import catalog
-
         (found,) = [each for each in catalog.runs(connection) if each.id == run]
         list(apply.undo(found, plan, urls={"target": database}))
         assert _plan(connection, database, sql).steps == plan.steps

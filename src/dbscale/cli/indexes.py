@@ -12,19 +12,25 @@ import click
 from dbscale import catalog
 from dbscale import config as configuration
 from dbscale.cli import output, places
-from dbscale.config import Config
+from dbscale.config import Config, Database
 from dbscale.drivers import postgres
 from dbscale.errors import ConfigError
 from dbscale.plan import Plan
 
 if TYPE_CHECKING:
     from dbscale.indexes.advise import Advice
+    from dbscale.indexes.facts import Facts
     from dbscale.indexes.workload import Workload
 
 
 @click.group("indexes", context_settings={"help_option_names": ["-h", "--help"]})
 def indexes() -> None:
     """Recommend indexes, with proof, and build them concurrently."""
+
+
+SHARDS = click.option(
+    "--shards", "everywhere", is_flag=True, help="Build on every database of [shards] that has the table."
+)
 
 
 @indexes.command("recommend")
@@ -41,20 +47,21 @@ def indexes() -> None:
 @click.option(
     "--window-days", default=30.0, show_default=True, help="Days without a read before an index is called unused."
 )
+@SHARDS
 @click.option("--budget", metavar="MB", type=float, help="The most that new indexes may take.")
 @click.option("-o", "--out", metavar="FILE", help="Write the plan as JSON to FILE (- for stdout).")
 @click.option("--sql", "as_sql", is_flag=True, help="Show the plan as SQL.")
 @output.common
 def recommend(
     target: str, *, origins: tuple[str, ...], why: bool, drops: bool, window_days: float, budget: float | None,
-    out: str | None, as_sql: bool, as_json: bool, config: str | None,
+    everywhere: bool, out: str | None, as_sql: bool, as_json: bool, config: str | None,
 ) -> int:  # fmt: skip
     """Which indexes TARGET needs, on what evidence, and what they cost. Changes nothing.
 
     Exit status 1 when there is something to do.
     """
     settings = configuration.load(config)
-    advice = look(settings, target, origins, drops=drops, window_days=window_days, budget=budget)
+    advice = look(settings, target, origins, drops=drops, window_days=window_days, budget=budget, everywhere=everywhere)
     if out and out != "-":
         Path(out).write_text(advice.plan.to_json() + "\n", encoding="utf-8")
         output.say(f"plan {advice.plan.id} written to {out}; carry it out with: dbscale indexes apply {out}")
@@ -71,21 +78,40 @@ def recommend(
 
 def look(
     settings: Config, target: str, origins: tuple[str, ...], *, drops: bool = False, window_days: float = 30.0,
-    budget: float | None = None,
+    budget: float | None = None, everywhere: bool = False,
 ) -> Advice:  # fmt: skip
-    """The advice for one database."""
+    """The advice for one database; with `everywhere`, for every database of [shards] that has its tables."""
     from dbscale.indexes import advise, facts, proof
 
     place = places.open_target(settings, target)
     with postgres.connect(place.url, name="dbscale indexes") as connection, postgres.reading(connection):
         known = facts.read(connection)
+        known = facts.merge_counters(known, [_facts(url) for url in _replicas(settings, target)])
+        others = [name for name in dict.fromkeys(settings.shards.values()) if everywhere and name != target]
+        databases = {name: (name, _facts(places.open_target(settings, name).url)) for name in others}
         asked = _workload(connection, origins)
         with proof.proving(connection, place.url, known) as prover:
             return advise.advise(
                 known, prover, asked, indexes=settings.indexes, config_path=settings.path,
-                databases={"target": (target, known)}, drops=drops, window_days=window_days,
+                databases={"target": (target, known), **databases}, drops=drops, window_days=window_days,
                 budget=int(budget * 1_000_000) if budget is not None else None,
             )  # fmt: skip
+
+
+def _facts(url: str) -> Facts:
+    from dbscale.indexes import facts
+
+    with postgres.connect(url, name="dbscale indexes") as connection, postgres.reading(connection):
+        return facts.read(connection)
+
+
+def _replicas(settings: Config, target: str) -> list[str]:
+    """The URLs of the replicas that the configuration names; what they read counts too."""
+    found = []
+    for number, replica in enumerate(settings.database(target).replicas):
+        name = f"{target}.replicas[{number}]"
+        found.append(configuration.locate(Database(name=name, url=replica.url)).address)
+    return found
 
 
 def _workload(connection: postgres.Connection, origins: tuple[str, ...]) -> Workload:
@@ -160,12 +186,13 @@ def _short(sql: str, most: int = 90) -> str:
 @click.argument("plan_file", metavar="[PLAN|-]", required=False)
 @click.option("--target", default="postgres", show_default=True, help="The database, where no plan is given.")
 @click.option("--from", "origins", multiple=True, metavar="stats|FILE", help="The workload, where no plan is given.")
+@SHARDS
 @click.option("--state-schema", default=catalog.DEFAULT_SCHEMA, show_default=True, help="dbscale's own tables.")
 @output.changing
 @output.common
 def apply_command(
-    plan_file: str | None, *, target: str, origins: tuple[str, ...], state_schema: str, dry_run: bool, yes: bool,
-    as_json: bool, config: str | None,
+    plan_file: str | None, *, target: str, origins: tuple[str, ...], everywhere: bool, state_schema: str,
+    dry_run: bool, yes: bool, as_json: bool, config: str | None,
 ) -> int:  # fmt: skip
     """Carry out a plan of `indexes recommend -o`, or what it recommends now. Indexes are built concurrently."""
     from dbscale import apply
@@ -176,14 +203,39 @@ def apply_command(
     if plan_file:
         plan = Plan.from_json(sys.stdin.read() if plan_file == "-" else read_file(plan_file))
     else:
-        plan = look(settings, target, origins).plan
-    if dry_run or not plan.steps:
+        plan = look(settings, target, origins, everywhere=everywhere).plan
+    if dry_run or plan.blockers or not plan.steps:
         output.answer(plan.to_json() if as_json else plan.to_sql())
         return 2 if plan.blockers else 0
-    output.confirm(f"Carry out plan {plan.id}: {plan.title}?", yes=yes)
     urls = places.urls(settings, plan)
+    home = urls[plan.options.get("home", "target")]
+    with postgres.connect(home) as connection:
+        earlier = [run for run in catalog.runs(connection, state_schema) if run.plan_id == plan.id]
+    resume = earlier[0] if earlier and earlier[0].unfinished else None
+    output.confirm(f"{'Go on with' if resume else 'Carry out'} plan {plan.id}: {plan.title}?", yes=yes)
+    number = 0
     with screen(plan, quiet=as_json) as drawing:
-        for event in apply.run(plan, urls=urls, jobs=1, state_schema=state_schema):
+        for event in apply.run(plan, urls=urls, jobs=1, state_schema=state_schema, resume=resume):
+            number = event.run if isinstance(event, apply.Started) else number
             drawing.show(event)
-    output.answer(f"{len(plan.steps)} steps done")
-    return 0
+    used = _used(home, plan)
+    if as_json:
+        output.answer_json({"plan": plan.id, "run": number, "steps": len(plan.steps), "used": used})
+    else:
+        for name, read in used.items():
+            output.answer(f"{name}: the planner {'uses it' if read else 'does not use it for what it was made'}")
+        output.answer(f"run {number}: {len(plan.steps)} steps done; to take it back: dbscale undo {number}")
+    return 0 if all(used.values()) else 1
+
+
+def _used(url: str, plan: Plan) -> dict[str, bool]:
+    """Each new index, and whether a statement that it was made for uses it now."""
+    import json
+
+    from dbscale.indexes.proof import explain
+
+    found: dict[str, bool] = {}
+    with postgres.connect(url, name="dbscale indexes") as connection, postgres.reading(connection):
+        for name, statements in json.loads(plan.options.get("evidence", "{}")).items():
+            found[name] = any(name in explain(connection, sql).uses for sql in statements)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -169,8 +170,10 @@ def advise(
         name = names.get(winner.candidate) or _name(winner.candidate, taken)
         taken.add(name)
         advised.append(_advised(winner, name, by_statement))
-    dropping = tuple(rules.drops(facts, window_days=window_days))
+    dropping = tuple(_dropped(facts, proof, workload, choice, window_days))
+    served = {id(effect.statement) for winner in choice.winners for effect in winner.effects}
     findings += [*rules.findings(facts), *_asked_findings(asked, facts)]
+    findings += [item.finding for item in schema_wants if id(item.statement) not in served]
     findings += [Finding(code="workload-statement", where=source, says=f"left out: {why}", original=sql)
                  for sql, why in (*workload.skipped, *choice.refused)
                  for source in [" and ".join(workload.sources) or "workload"]]  # fmt: skip
@@ -184,7 +187,13 @@ def advise(
         databases={name: reference for name, (reference, _) in where.items()},
         steps=tuple(steps),
         findings=tuple(findings),
-        options={"home": "target"} if "target" in where else {"home": next(iter(where))},
+        options={
+            "home": "target" if "target" in where else next(iter(where)),
+            # What is planned again when the indexes are there.
+            "evidence": json.dumps(
+                {item.name: [e.sql for e in item.evidence[:3]] for item in advised if item.evidence}, ensure_ascii=False
+            ),
+        },
     )
     return Advice(
         advised=tuple(advised),
@@ -197,6 +206,28 @@ def advise(
         after=choice.after,
         statements=len(choice.effects),
     )
+
+
+def _dropped(
+    facts: Facts, proof: Proof, workload: Workload, choice: Choice, window_days: float
+) -> Iterator[rules.Drop]:
+    """The drop advice; superfluous indexes only where hiding them makes no statement of the workload slower."""
+    told = set()
+    for drop in rules.drops(facts, window_days=window_days):
+        told.add(drop.name)
+        yield drop
+    made = [winner.candidate for winner in choice.winners]
+    for drop, _ in rules.superfluous(facts, made) if proof.can_hide() and workload.statements else ():
+        if drop.name not in told and all(_as_quick(proof, e, made, drop.name) for e in choice.effects):
+            yield drop
+    yield from rules.bloated(facts)
+
+
+def _as_quick(proof: Proof, effect: Effect, made: list[Candidate], hidden: str) -> bool:
+    """A statement costs at most a tenth more without the index; only those that use it are asked."""
+    if hidden not in effect.before.uses | effect.after.uses:
+        return True
+    return proof.plan(effect.statement.sql, made, hidden=[hidden]).cost <= effect.after.cost * 1.1
 
 
 def _existing(candidate: Candidate, facts: Facts) -> Index | None:
@@ -319,6 +350,9 @@ def _steps(item: Advised, candidate: Candidate, databases: Mapping[str, tuple[st
             yield from partitioned(item.name, candidate, table, facts, on)
         else:
             yield build(candidate, item.name, on=on)
+        if any(term.startswith("(") for term in candidate.terms):
+            # Only ANALYZE tells the planner what values an expression has.
+            yield Sql(does=f"gather statistics of {table.title}", sql=f"ANALYZE {table.sql}", undo="", on=on)
 
 
 def build(candidate: Candidate, name: str, *, on: str = "target") -> Sql:

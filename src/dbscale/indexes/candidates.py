@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from dbscale import query as queries
 from dbscale.indexes.facts import Column, Facts, Table
@@ -16,6 +17,8 @@ from dbscale.schema import Index, literal, quote
 
 WIDEST = 4
 """Key columns that a recommended index has at most."""
+IN_ORDER, LARGE = 0.9, 1_000_000_000
+"""A BRIN index is tried where the column's correlation and the table's bytes are at least so."""
 PARTIAL_SHARE = 0.2
 """A constant condition makes a partial index worthwhile where at most this share of the rows meets it."""
 
@@ -189,9 +192,63 @@ def candidates(statement: Statement, facts: Facts, popular: dict[tuple[int, str]
     found: dict[Candidate, None] = {}
     for need in needs(statement.query, facts):
         if need.table.kind in ("r", "p", "m"):
-            for candidate in _of(need, popular):
+            for candidate in (*_of(need, popular), *_blocks(need)):
                 found[candidate] = None
+    for candidate in _expressions(statement, facts):
+        found[candidate] = None
     return list(found)
+
+
+def _blocks(need: Need) -> Iterator[Candidate]:
+    """BRIN for ranges over a large table that lies in the column's order."""
+    for name in need.ranges:
+        column = need.table.column(name)
+        if column and abs(column.correlation) >= IN_ORDER and need.table.bytes >= LARGE:
+            yield Candidate(need.table.schema, need.table.name, (quote(name),), (name,), method="brin")
+
+
+def _expressions(statement: Statement, facts: Facts) -> Iterator[Candidate]:
+    """`lower(email) = …`: an index of the expression itself, for statements on one table.
+
+    Whether it may be indexed (its functions are IMMUTABLE) is left to the server, which refuses the candidate else.
+    """
+    import postgast
+
+    query = statement.query
+    table = facts.table(query.tables[0].name, query.tables[0].schema) if len(query.tables) == 1 else None
+    if table is None:
+        return
+    for _, node in postgast.walk(postgast.parse(statement.sql)):
+        if (
+            type(node).__name__ != "A_Expr"
+            or not node.name
+            or node.name[-1].string.sval not in ("=", "<", ">", "<=", ">=")
+        ):
+            continue
+        for side, other in ((node.lexpr, node.rexpr), (node.rexpr, node.lexpr)):
+            kinds = {type(part).__name__ for _, part in postgast.walk(other)}
+            if side.WhichOneof("node") in ("func_call", "a_expr") and not kinds & {"ColumnRef", "SubLink"}:
+                yield from _expression(side, table)
+
+
+def _expression(node: Any, table: Table) -> Iterator[Candidate]:
+    """The candidate for one expression, its columns without the table's alias."""
+    import postgast
+
+    copy = type(node).FromString(node.SerializeToString())
+    columns = []
+    for _, part in postgast.walk(copy):
+        if type(part).__name__ in ("ParamRef", "SubLink"):
+            return
+        if type(part).__name__ == "ColumnRef":
+            columns.append(part.fields[-1].string.sval)
+            del part.fields[:-1]
+    if not columns or not all(table.column(name) for name in columns):
+        return
+    tree = postgast.parse("SELECT 1")
+    tree.stmts[0].stmt.select_stmt.target_list[0].res_target.val.CopyFrom(copy)
+    text = postgast.deparse(tree).removeprefix("SELECT ").strip()
+    yield Candidate(table.schema, table.name, (f"({text})",), tuple(columns[:1]))
 
 
 def _of(need: Need, popular: dict[tuple[int, str], float]) -> Iterator[Candidate]:

@@ -14,6 +14,7 @@ from dbscale.indexes.candidates import Candidate, Need, candidates, needs, popul
 from dbscale.indexes.facts import Facts, Index, Table
 from dbscale.indexes.proof import Planned, Proof, estimate
 from dbscale.indexes.workload import Statement
+from dbscale.schema import quote
 
 LEAST_ROWS, LEAST_PAGES = 1000, 50
 """A smaller table is read as quickly as its index."""
@@ -109,9 +110,10 @@ class Chooser:
 
     def run(self, wanted: Iterable[Candidate] = ()) -> Choice:
         """Choose."""
+        wanted = tuple(wanted)
         self.forced = frozenset(wanted)
         self._gather()
-        self.chosen = [candidate for candidate in self.forced if candidate not in self.proof.refused]
+        self.chosen = [candidate for candidate in wanted if candidate not in self.proof.refused]
         while self._step():
             pass
         self._thin_out()
@@ -120,7 +122,7 @@ class Chooser:
     def _gather(self) -> None:
         """The candidates that each statement asks for, and all that might serve it too."""
         popular = popularity(self.statements, self.facts)
-        found: dict[Candidate, None] = dict.fromkeys(self.forced)
+        found: dict[Candidate, None] = dict.fromkeys(sorted(self.forced))
         wants: list[dict[int, set[str]]] = []
         for statement in self.statements:
             wants.append(_columns(needs(statement.query, self.facts)))
@@ -137,7 +139,8 @@ class Chooser:
             self.pool[candidate] = [
                 number
                 for number, columns in enumerate(wants)
-                if candidate.columns[0] in columns.get(table.oid, ()) or (candidate.where and table.oid in columns)
+                if candidate.columns[0] in columns.get(table.oid, ())
+                or (table.oid in columns and (candidate.where or candidate.terms[0].startswith("(")))
             ]
 
     def _unfit(self, candidate: Candidate) -> str:
@@ -149,8 +152,10 @@ class Chooser:
             return f"{table.title} is small ({table.rows:.0f} rows, {table.pages} pages): it is read as quickly whole"
         first = table.column(candidate.columns[0])
         values = first.values(table.rows) if first else 0
-        if 0 < values <= FEW_VALUES and len(candidate.columns) == 1 and not candidate.where:
+        if 0 < values <= FEW_VALUES and candidate.terms == (quote(candidate.columns[0]),) and not candidate.where:
             return f"{candidate.columns[0]} has {values:.0f} different values: each is a large part of the table"
+        if candidate.method == "gin" and "trgm" in candidate.terms[0] and "pg_trgm" not in self.facts.extensions:
+            return "it needs the extension pg_trgm: CREATE EXTENSION pg_trgm, and ask again"
         return ""
 
     def _table(self, candidate: Candidate) -> Table:
@@ -289,10 +294,9 @@ class Chooser:
             )
             if not used or loss <= max(WRITE_FACTOR * self.writes(candidate), 0.01 * self._total()):
                 self.chosen = others
-                by = next((other.title for other in others if other.table == candidate.table), "the others")
-                self.losers.setdefault(candidate, []).append(
-                    Loser(candidate=candidate, because=f"{by} does its work as well")
-                )
+                by = next((other.title for other in others if other.table == candidate.table), "")
+                because = f"beside {by or 'those advised'} it saves {max(loss, 0):.0f} of {self._total():.0f} only"
+                self.losers.setdefault(candidate, []).append(Loser(candidate=candidate, because=because))
 
     def _result(self) -> Choice:
         effects = []
@@ -343,6 +347,8 @@ class Chooser:
         )
         if not used:
             return "the planner does not use it" + (" beside those advised" if self.chosen else "")
+        if gain <= 0:
+            return "it saves nothing beside those advised"
         if gain <= WRITE_FACTOR * writes:
             return (
                 f"writing it costs {writes:.0f}, and it saves {max(gain, 0):.0f}: less than {WRITE_FACTOR} times that"

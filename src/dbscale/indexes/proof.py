@@ -422,6 +422,8 @@ def estimate(candidate: Candidate, table: Table) -> int:
     columns = [table.column(name) for name in (*candidate.columns, *candidate.include)]
     width = sum((column.width or 8) for column in columns if column)
     rows = table.rows * share(candidate, table)
+    if candidate.method == "brin":
+        return max(3, int(table.pages / 128 * (2 * width + 16) / BLOCK) + 3) * BLOCK
     if candidate.method == "gin":
         return int(max(BLOCK, rows * (width * 1.5 + 6)))
     entry = 8 + 8 * math.ceil(max(width, 1) / 8) + 4

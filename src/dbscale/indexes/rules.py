@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dbscale.errors import Finding
-from dbscale.indexes.candidates import needs
+from dbscale.indexes.candidates import Candidate, needs
 from dbscale.indexes.facts import Facts, ForeignKey, Index, Table
+from dbscale.indexes.proof import estimate
 from dbscale.indexes.workload import Statement
 from dbscale.schema import quote
 
@@ -16,6 +18,10 @@ WINDOW_DAYS = 30.0
 DROP_BYTES = 10_000_000
 """Smaller indexes are not worth a drop."""
 MOST_INDEXES, MOST_COLUMNS = 8, 4
+RARE_SCANS, RARE_WRITES = 1_000, 10_000
+"""Read less often and written more often than this in the window: it costs more than it gives."""
+BLOAT_BYTES, BLOAT_TIMES = 100_000_000, 2.0
+"""A larger index that takes so many times what its rows need is worth a rebuild."""
 TIMES = ("timestamptz", "timestamp", "date")
 
 
@@ -26,6 +32,18 @@ class SchemaWant:
     rule: str
     statement: Statement
     because: str
+    where: str
+    """`table.foreign key`."""
+
+    @property
+    def finding(self) -> Finding:
+        """What is told where no index was advised for it."""
+        return Finding(
+            code="index-foreign-key",
+            where=self.where,
+            says=self.because,
+            try_="dbscale indexes recommend --why says what an index would cost; [indexes] makes it all the same",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +93,8 @@ def _want(table: Table, key: ForeignKey, facts: Facts, *, with_time: bool) -> Sc
         because += f"; with {time.name}, it lists an owner's newest rows too"
     else:
         sql = f"SELECT 1 FROM ONLY {table.sql} WHERE {conditions} FOR KEY SHARE"
-    return SchemaWant(rule="IX101", statement=Statement(sql=sql, calls=calls), because=because)
+    return SchemaWant(rule="IX101", statement=Statement(sql=sql, calls=calls), because=because,
+                      where=f"{table.title}.{key.name}")  # fmt: skip
 
 
 def usable(table: Table, key: ForeignKey) -> Index | None:
@@ -102,10 +121,53 @@ def _matters(table: Table, key: ForeignKey, facts: Facts, joined: set[tuple[int,
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
-    """What is wrong with the indexes that are there."""
+    """What is wrong with the indexes and foreign keys that are there."""
     for table in facts.tables:
         for index in table.indexes:
             yield from _invalid(table, index)
+            yield from _needless_predicate(table, index)
+        yield from _too_many(table)
+        for key in table.foreign_keys:
+            if different := [f"{a} and {b}" for a, b in key.types if a != b]:
+                yield Finding(
+                    code="foreign-key-types",
+                    where=f"{table.title}.{key.name}",
+                    says=f"its sides differ in type ({', '.join(different)}): joins cast, and may pass indexes over",
+                    try_="give both columns one type",
+                )
+
+
+def _needless_predicate(table: Table, index: Index) -> Iterator[Finding]:
+    """IX109."""
+    bare = re.fullmatch(r"\((\w+) IS NOT NULL\)", index.predicate)
+    column = table.column(bare[1]) if bare else None
+    if column and column.not_null:
+        yield Finding(
+            code="index-predicate",
+            where=f"{table.title}.{index.name}",
+            says=f"its condition is true of every row: {column.name} is NOT NULL",
+            try_="build it without the condition: statements need not repeat it then",
+        )
+
+
+def _too_many(table: Table) -> Iterator[Finding]:
+    """IX111."""
+    own = [index for index in table.indexes if index.valid]
+    wide = [index.name for index in own if len(index.columns) > MOST_COLUMNS and not index.kept]
+    if len(own) > MOST_INDEXES:
+        yield Finding(
+            code="index-count",
+            where=table.title,
+            says=f"{len(own)} indexes: each insert, and each update that is not heap-only, writes to all of them",
+            try_="dbscale indexes recommend --from stats says which are not read",
+        )
+    if wide:
+        yield Finding(
+            code="index-count",
+            where=f"{table.title}: {', '.join(wide)}",
+            says=f"more than {MOST_COLUMNS} key columns: the last ones seldom narrow a search",
+            try_="keep what is compared; put what is only read into INCLUDE",
+        )
 
 
 def _invalid(table: Table, index: Index) -> Iterator[Finding]:
@@ -122,7 +184,7 @@ def _invalid(table: Table, index: Index) -> Iterator[Finding]:
 
 
 def drops(facts: Facts, *, window_days: float = WINDOW_DAYS) -> Iterator[Drop]:
-    """IX102, IX103, IX104, IX301: duplicates, superfluous prefixes, invalid ones, and those that nobody reads."""
+    """IX102, IX104, IX301, IX302: duplicates, invalid ones, and those that are not read, or seldom."""
     for table in facts.tables:
         for index in table.indexes:
             if index.kept or index.building:
@@ -143,9 +205,59 @@ def _drop(table: Table, index: Index, facts: Facts, window_days: float) -> Drop 
                  and (o.kept or o.oid < index.oid)), None)  # fmt: skip
     if twin:
         return drop("IX102", f"{twin.name} is the same")
-    if index.scans == 0 and facts.window >= window_days * 86_400 and index.bytes >= DROP_BYTES:
-        return drop("IX301", f"nobody has read it for {facts.window / 86_400:.0f} days, on {facts.nodes} servers")
+    if index.attached or index.partitioned or facts.window < window_days * 86_400 or index.bytes < DROP_BYTES:
+        return None
+    if facts.nodes <= facts.replicas:
+        # A replica that was not asked may read it.
+        return None
+    days, servers = facts.window / 86_400, "this server" if facts.nodes == 1 else f"{facts.nodes} servers"
+    if index.scans == 0:
+        return drop("IX301", f"nobody has read it for {days:.0f} days, on {servers}")
+    writes = table.inserts + table.updates - table.hot_updates
+    if index.scans < RARE_SCANS and writes > RARE_WRITES:
+        return drop("IX302", f"read {index.scans} times and written {writes} times in {days:.0f} days, on {servers}")
     return None
 
 
-__all__ = ["Drop", "SchemaWant", "asked_by_schema", "drops", "findings", "usable"]
+def superfluous(facts: Facts, made: Iterable[Candidate]) -> Iterator[tuple[Drop, str]]:
+    """IX103: indexes whose keys begin a wider one that is there or about to be made; each with the wider one's name.
+
+    To be proven by hiding them: a narrow index may still be read quicker.
+    """
+    made = list(made)
+    for table in facts.tables:
+        for index in table.indexes:
+            if index.kept or not index.valid or index.building or index.partitioned or index.include:
+                continue
+            by = next((o.name for o in table.indexes if o.valid and o.predicate == index.predicate
+                       and len(o.key_shapes) > len(index.key_shapes)
+                       and o.key_shapes[: len(index.key_shapes)] == index.key_shapes), "")  # fmt: skip
+            for candidate in made:
+                whole = not candidate.where and (candidate.schema, candidate.table) == (table.schema, table.name)
+                wider = len(candidate.columns) > len(index.columns)
+                plain = candidate.terms == tuple(quote(name) for name in candidate.columns)
+                if whole and wider and plain and index.plain and not index.predicate:
+                    by = by or (candidate.title if candidate.columns[: len(index.columns)] == index.columns else "")
+            if by:
+                because = f"{by} begins with the same columns, and no statement that was given gets slower without it"
+                yield Drop(rule="IX103", schema=index.schema, table=table.name, name=index.name, because=because,
+                           bytes=index.bytes), by  # fmt: skip
+
+
+def bloated(facts: Facts) -> Iterator[Drop]:
+    """IX304: B-trees of plain columns that take twice what their rows need, of 100 MB and more."""
+    for table in facts.tables:
+        for index in table.indexes:
+            if index.bytes < BLOAT_BYTES or not index.valid or index.method != "btree" or index.predicate:
+                continue
+            if any(table.column(name) is None for name in index.columns) or not table.rows:
+                continue
+            keys = tuple(quote(name) for name in index.columns)
+            needed = estimate(Candidate(table.schema, table.name, keys, index.columns, include=index.include), table)
+            if index.bytes >= needed * BLOAT_TIMES:
+                because = f"its rows need about {needed / 1e6:.0f} MB, by the statistics"
+                yield Drop(rule="IX304", schema=index.schema, table=table.name, name=index.name, because=because,
+                           bytes=index.bytes, rebuild=True)  # fmt: skip
+
+
+__all__ = ["Drop", "SchemaWant", "asked_by_schema", "bloated", "drops", "findings", "superfluous", "usable"]
