@@ -260,7 +260,7 @@ def _advised(winner: Winner, name: str, schema_wants: Mapping[int, rules.SchemaW
     if helped:
         best = helped[0]
         because.append(
-            f"{len(helped)} statements of the workload use it; the best falls"
+            f"{len(helped)} of the workload's statements {'uses' if len(helped) == 1 else 'use'} it; the best falls"
             f" from {best.before.cost:,.0f} to {best.after.cost:,.0f}"
         )
     return Advised(
