@@ -28,7 +28,8 @@ _INTEGERS: dict[str, tuple[int, int]] = {
     "bool": (0, 1),
     "zero": (0, 0),
     "webkit-us": WEBKIT,
-    **{label: WINDOWS[label.removeprefix("epoch-")] for label in EPOCHS if label.startswith("epoch-")},
+    # not nanoseconds: whether they are whole microseconds is left to SQL
+    **{label: WINDOWS[label[6:]] for label in EPOCHS if label.startswith("epoch-") and label != "epoch-ns"},
 }
 _REALS: dict[str, tuple[str, float, float, int]] = {
     "real": ("*", 0, 0, 0),

@@ -111,6 +111,8 @@ SHAPES: dict[str, Shape] = {
     "bool": Shape("integer", "{x} IN (0,1)"),
     "zero": Shape("integer", "{x}=0"),
     **{f"epoch-{unit}": Shape("integer", _between(WINDOWS[unit])) for unit in WINDOWS},
+    # PostgreSQL keeps microseconds: finer ones stay numbers, so that nothing is rounded
+    "epoch-ns": Shape("integer", f"({_between(WINDOWS['ns'])} AND {{x}}%1000=0)"),
     "yyyymmdd": Shape(
         "integer",
         "({x} BETWEEN 10000101 AND 99991231 AND date(printf('%d-%02d-%02d',{x}/10000,{x}/100%100,{x}%100),'+0 days')"
