@@ -71,7 +71,10 @@ class Records:
     def _batches(self, reader: Reader, part: Range) -> Iterator[tuple[int, int, int, bytes | None]]:
         """First and last number, rows, and their bytes; None where the extension left one out."""
         rowid = f"s.{quote(self.load.rowid)}"
-        among = f"FROM {quote(self.load.table)} AS s WHERE {rowid} BETWEEN ? AND ? ORDER BY {rowid} LIMIT ?"
+        among = (
+            f"FROM {quote(self.load.table)} AS s WHERE {rowid} BETWEEN ? AND ?{self.encoder.only}"
+            f" ORDER BY {rowid} LIMIT ?"
+        )
         values = self.encoder.values()
         names = [f"c{place}" for place in range(len(values))]
         columns = ", ".join(f"{value} AS {name}" for value, name in zip(values, names, strict=True))
@@ -114,7 +117,7 @@ class Records:
         128 bits of each row's hash are added up, in whatever order the rows come.
         """
         sql = f"SELECT record_total({self.encoder.codes()}, {', '.join(self.encoder.values())}) FROM"
-        (found,) = _one(reader, f"{sql} {quote(self.load.table)} AS s", ())
+        (found,) = _one(reader, f"{sql} {quote(self.load.table)} AS s WHERE {self.load.where or '1'}", ())
         *sums, left, rows = struct.unpack(">4Q", found) if isinstance(found, bytes) else (0, 0, 0, 0)
         size = _asked(
             connection,
