@@ -170,7 +170,8 @@ def _integer_sql(x: str, conversion: Conversion, to: Type, *, floats: bool) -> F
     if to.family == "timestamp" and reading in scales:
         scale, shift = scales[reading]
         # 10^11 seconds are some 3,000 years: within them no product overflows, and PostgreSQL has a date
-        return f"abs({x})<{10**11 * _MILLION // scale}", _moment_sql(f"({x}*{scale}{shift * _MILLION:+d})", to)
+        most = 10**11 * _MILLION // scale - 1  # not by abs(), which SQLite refuses for the least integer
+        return f"{x} BETWEEN {-most} AND {most}", _moment_sql(f"({x}*{scale}{shift * _MILLION:+d})", to)
     return None
 
 
