@@ -167,7 +167,7 @@ def container_url() -> Iterator[str]:
 
     # Ryuk, which removes what a killed run leaves, is an image of its own: not to be had without a registry.
     testcontainers_config.ryuk_disabled = True
-    container: Any = PostgresContainer(image, username="postgres", password="secret", dbname="postgres", driver=None)
+    container: Any = PostgresContainer(image, username="postgres", password="secret", dbname="dbscale", driver=None)
     with container:
         yield container.get_connection_url()
 

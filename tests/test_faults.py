@@ -210,6 +210,7 @@ def full_disk(server: object, server_root: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+@pytest.mark.embedded  # the small file system has to be where the server sees it
 def test_disk_full(full_disk: Path, marketplace: Path, new_database: Callable[..., str]) -> None:
     """The run stops with exit status 4, and goes on once there is room."""
     url = new_database()

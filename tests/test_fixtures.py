@@ -40,7 +40,7 @@ def test_each_test_has_a_database_of_its_own(database: str, new_database: Callab
 @pytest.mark.container
 def test_a_server_in_a_container(container_url: str) -> None:
     with connect(container_url) as connection:
-        assert connection.execute("SELECT current_user, current_database()").fetchone() == ("dbscale", "dbscale")
+        assert connection.execute("SELECT current_user, current_database()").fetchone() == ("postgres", "dbscale")
     with pytest.raises(psycopg.OperationalError, match="password"):
         connect(container_url.replace(":secret@", ":wrong@"))
 

@@ -28,8 +28,10 @@ def commands() -> list[tuple[str, str]]:
 
 
 def settled(text: str) -> list[str]:
-    """Lines with what differs from run to run taken out: durations, paces, ports, ids of plans, widths of columns."""
+    """Lines with what differs from run to run taken out: durations, paces, sizes, ports, ids, widths of columns."""
     text = re.sub(r"\d+(\.\d+)? (s|ms)\b|\d[\d ]* rows/s", "<pace>", text)
+    # The bytes copied depend on the form of COPY, binary or text, which depends on there being a C compiler.
+    text = re.sub(r"\d+(\.\d+)? (B|kB|MB)\b", "<size>", text)
     text = re.sub(r"127\.0\.0\.1:\d+", "<server>", text)
     text = re.sub(r"\b[0-9a-f]{12}\b", "<id>", re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>", text))
     # Tables are copied side by side, so which is done first differs too.
