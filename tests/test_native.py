@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import apsw
 import psycopg
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dbscale import native
+from dbscale.cli import run
 from dbscale.drivers import postgres
 from dbscale.drivers.sqlite import SqliteSource
 from dbscale.migrate import pgcopy, scan
@@ -32,7 +34,11 @@ from dbscale.migrate.source import read_schema
 from dbscale.migrate.verify_records import Records
 from dbscale.plan import Conversion, Load, LoadColumn
 from dump import dump
+from fix_postgres import Postgres
+from pitfalls import CASES as PITFALLS
+from pitfalls import Case
 from test_encode import CASES, READINGS, REFUSED, VALUES, Raw, load, make
+from test_pitfalls import MADE_BEFORE, in_schema
 
 pytestmark = pytest.mark.skipif(native.extension() is None, reason="the extension is not compiled")
 
@@ -514,3 +520,47 @@ def test_the_sample_migrates_to_the_same_database_in_both_forms(
         dumps.append(dump(url))
     assert forms == [{"binary"}, {"csv"}]
     assert dumps[0] == dumps[1]
+
+
+REFUSALS = """SELECT table_name, row_key, column_name, stored_as, raw, reason FROM dbscale.quarantine WHERE run_id = %s
+ ORDER BY 1, 2::text, 3"""
+
+
+@pytest.fixture(scope="module")
+def two_databases(server: Postgres) -> Iterator[dict[str, str]]:
+    """One database for each form, by the value of DBSCALE_PURE_SQL."""
+    urls = {pure: urlsplit(server.url)._replace(path=f"/pitfalls_{pure}").geturl() for pure in ("0", "1")}
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        for pure in urls:
+            connection.execute(f"CREATE DATABASE pitfalls_{pure}".encode())
+        yield urls
+        for pure in urls:
+            connection.execute(f"DROP DATABASE pitfalls_{pure} WITH (FORCE)".encode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", PITFALLS, ids=lambda case: case.id)
+def test_each_pitfall_ends_the_same_in_both_forms(  # noqa: PLR0917 - pytest names them
+    case: Case, two_databases: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    connection = apsw.Connection(f"{case.id}.db")
+    connection.execute(case.sql).fetchall()
+    connection.close()
+    schema, ends = in_schema(case.id), []
+    for pure, url in two_databases.items():
+        monkeypatch.setenv("DBSCALE_PURE_SQL", pure)
+        with psycopg.connect(url, autocommit=True) as target:
+            target.execute(f"CREATE SCHEMA {schema}".encode())
+            if case.id in MADE_BEFORE:
+                target.execute(MADE_BEFORE[case.id].format(schema).encode())
+            status = run(["migrate", f"{case.id}.db", url, "--schema", schema, "--json", *case.options])
+            said = capsys.readouterr()
+            document = json.loads(said.out) if said.out else {}
+            tables = document.get("tables", [])
+            assert pure == "0" or {table["form"] for table in tables} <= {"csv"}
+            refused = target.execute(REFUSALS, [document["run"]]).fetchall() if tables else []
+        counts = [[table[name] for name in ("table", "source_rows", "loaded", "quarantined")] for table in tables]
+        ends.append((status, document.get("findings"), counts, refused, dump(url, schema)))
+    assert ends[0] == ends[1]
