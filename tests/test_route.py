@@ -70,6 +70,11 @@ def routed(maps: Maps, sql: str, *arguments: Any) -> Route:
         ("SELECT * FROM farms WHERE id <> 5", "abc"),
         ("SELECT * FROM farms WHERE id IS NULL", "a"),
         ("SELECT * FROM farms WHERE id = NULL", "a"),
+        ("SELECT * FROM crops c LEFT JOIN farms f ON f.id = 120 WHERE f.id IS NULL", "b"),
+        ("SELECT * FROM crops c LEFT JOIN farms f ON f.id = 120 WHERE f.id IS NULL OR f.id = 5", "b"),
+        ("SELECT * FROM crops c LEFT JOIN (SELECT * FROM farms) f ON f.id = 120 WHERE f.id IS NULL", "b"),
+        ("SELECT * FROM farms f RIGHT JOIN crops c ON f.id = 120 WHERE NOT (f.id IS NOT NULL)", "b"),
+        ("SELECT * FROM crops c WHERE NOT EXISTS (SELECT FROM farms WHERE id = 120)", "b"),
         ("SELECT * FROM farms WHERE false", "a"),
         ("SELECT * FROM public.farms f WHERE f.id = 120", "b"),
         ("SELECT * FROM farms f JOIN predictions p ON p.farm_id = f.id WHERE f.id = 120", "b"),
@@ -285,6 +290,31 @@ class Random:
         joined = f" {self.random.choice(('AND', 'AND', 'OR'))} ".join(f"({part})" for part in parts)
         return f"NOT ({joined})" if self.random.random() < 0.2 else joined
 
+    def filled_up(self) -> str:
+        """A reference table with rows of one shard, or NULLs: only that shard knows which."""
+        on = f"p.farm_id = {9 * self.random.randrange(34)}"
+        if self.random.random() < 0.5:
+            on += f" AND ({self.condition('p.farm_id', 'p.y', 1)})"
+        derived = "(SELECT * FROM predictions p WHERE true) p"
+        return self.random.choice(
+            (
+                f"crops c LEFT JOIN predictions p ON {on}",
+                f"predictions p RIGHT JOIN crops c ON {on}",
+                f"crops c LEFT JOIN {derived} ON {on}",
+                f"crops c LEFT JOIN (predictions p JOIN farms f ON f.id = p.farm_id) ON {on}",
+            )
+        )
+
+    def missing(self) -> str:
+        """True where an outer join found no row."""
+        form = self.random.choice(
+            ("p.farm_id IS NULL", "p.farm_id IS NOT DISTINCT FROM {}", "NOT (p.farm_id IS NOT NULL)", "p.y IS NULL")
+        )
+        if "{}" not in form:
+            return form
+        self.arguments.append(None)
+        return form.format(f"${len(self.arguments)}::bigint")
+
     def statement(self) -> str:
         f = lambda: self.condition("f.id", "f.x")  # noqa: E731
         p = lambda: self.condition("p.farm_id", "p.y")  # noqa: E731
@@ -324,6 +354,13 @@ class Random:
                 lambda: f"SELECT * FROM farms f JOIN predictions p USING (id) WHERE ({f()}) AND ({p()})",
                 lambda: f"SELECT f.id, c.name FROM farms f LEFT JOIN crops c ON c.code = f.name WHERE {f()}",
                 lambda: f"SELECT c.name, f.id FROM crops c LEFT JOIN farms f ON c.code = f.name AND {f()}",
+                lambda: f"SELECT c.code, p.y FROM {self.filled_up()} WHERE {p()}",
+                lambda: f"SELECT c.code FROM {self.filled_up()} WHERE {self.missing()}",
+                lambda: f"SELECT c.code FROM {self.filled_up()} WHERE {self.missing()} OR {p()}",
+                lambda: (
+                    f"SELECT c.code FROM crops c WHERE NOT EXISTS"
+                    f" (SELECT FROM predictions p WHERE p.farm_id = {self.value(null=False)} AND {p()})"
+                ),
                 lambda: f"UPDATE farms f SET name = 'z' WHERE {f()} RETURNING *",
                 lambda: (
                     f"UPDATE farms f SET name = p.id::text FROM predictions p WHERE {tied} AND {f()} RETURNING f.id"

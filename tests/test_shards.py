@@ -436,6 +436,8 @@ def test_the_command_line(folder: Path, deployment: Deployment, capsys: pytest.C
     answer("check", status=1)
     assert answer("route", "farms", "150") == "s2\n"
     answer("route", "farms", "500", status=1)
+    answer("route", "farms", "5", "--exlain", status=2)
+    assert answer("route", "nomap", "1") == "home\n"
     assert "because  the key is 5" in answer("route", "--sql", "SELECT * FROM farms WHERE id = $1", "--arg", "5",
                                               "--explain")  # fmt: skip
     answer("apply", "farms", status=2)
@@ -461,6 +463,25 @@ def test_the_command_line(folder: Path, deployment: Deployment, capsys: pytest.C
     assert told["totals"]["single"] == {"statements": 1, "calls": 2, "seconds": 0.0}
     assert told["totals"]["refused"]["calls"] == 1
     answer("plan", "farms", "--target", "citus", status=2)
+
+
+def test_negative_keys_and_tables_on_no_map(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file_ = folder / "shard_maps" / "farms.toml"
+    file_.write_text(file_.read_text().replace("from = 0", "from = -10"))
+    for key in ("-5", "-10"):
+        assert run(["shards", "route", "farms", key]) == 0
+        assert capsys.readouterr().out == "s1\n"
+    assert run(["shards", "route", "farms", "-11", "--explain"]) == 1
+    assert "-11 is outside every range" in capsys.readouterr().err
+    assert run(["shards", "route", "--sql", "SELECT * FROM farms WHERE id = $1", "--arg", "-5"]) == 0
+    assert run(["shards", "split", "farms", "f0", "--at", "-5", "--id", "f0b", "--yes"]) == 0
+    assert "from = -5" in file_.read_text()
+    capsys.readouterr()
+    assert run(["shards", "route", "nomap", "1"]) == 0
+    told = capsys.readouterr()
+    assert told.out == "home\n"
+    assert "nomap is on no map" in told.err
+    assert "farms, predictions, crops" in told.err
 
 
 def test_a_run_that_fails_half_way_goes_on_when_it_is_planned_again(deployment: Deployment, farms: Map) -> None:

@@ -261,7 +261,7 @@ def _carry_out(plan: Plan, urls: dict[str, str], *, dry_run: bool, yes: bool, as
     return 0
 
 
-@shards.command("route")
+@shards.command("route", context_settings={"ignore_unknown_options": True})  # -5 is a key, no option
 @click.argument("table", required=False)
 @click.argument("key", required=False)
 @click.option("--sql", help="A statement instead of a table and a key.")
@@ -294,6 +294,9 @@ def route_command(
                                       else values)  # fmt: skip
     elif table and key is not None:
         map_ = maps.of(*reversed(table.split(".", 1)))
+        if map_ is None:
+            names = ", ".join(name for each in maps.maps for name in (*each.tables, *each.reference))
+            output.say(f"{table} is on no map, and such tables are on {maps.home}; the maps have {names}")
         found = route.route(maps, table, _key(map_, key) if map_ else key)
     else:
         raise ConfigError("a table and a key are wanted, or --sql", try_="dbscale shards route farms 42")

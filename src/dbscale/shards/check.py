@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dbscale.errors import Finding
 from dbscale.shards import client
-from dbscale.shards.client import Facts, databases, generated, sequence_name
+from dbscale.shards.client import Facts, databases, finding, generated, sequence_name
 from dbscale.shards.live import Live
 from dbscale.shards.map import Map
 
@@ -18,12 +18,8 @@ def check(map_: Map, facts: Facts) -> list[Finding]:
     """What stands between the servers and the map, and what will soon; empty: the live state equals the map."""
     found = list(client.findings(map_, facts))
     found += [
-        Finding(
-            code="shard-not-applied",
-            where=step.on,
-            says=f"not in effect: {step.does}",
-            try_=f"dbscale shards apply {map_.name}",
-            level="data",
+        finding(
+            "data", "shard-not-applied", step.on, f"not in effect: {step.does}", f"dbscale shards apply {map_.name}"
         )
         for step in client.steps(map_, facts)
     ]
@@ -42,8 +38,7 @@ def _alike(lives: list[Live]) -> Iterator[Finding]:
     ):
         if len(set(values.values())) > 1:
             says = f"the {what} differs: " + ", ".join(f"{name} {value}" for name, value in values.items())
-            yield Finding(code=code, where=", ".join(values), says=says, try_=f"give all the same {what}",
-                          level="behaviour")  # fmt: skip
+            yield finding("behaviour", code, ", ".join(values), says, f"give all the same {what}")
 
 
 def _columns(map_: Map, lives: list[Live]) -> Iterator[Finding]:
@@ -61,12 +56,12 @@ def _columns(map_: Map, lives: list[Live]) -> Iterator[Finding]:
             ):  # fmt: skip
                 if one != two:
                     differing = ", ".join(sorted(str(part) for part in one ^ two)[:4])
-                    yield Finding(
-                        code="shard-schema-differs",
-                        where=f"{database}: {name}",
-                        says=f"its {what} are not those on {first}: {differing}",
-                        try_="run the same migrations on every shard (dbscale upgrade)",
-                        level="data",
+                    yield finding(
+                        "data",
+                        "shard-schema-differs",
+                        f"{database}: {name}",
+                        f"its {what} are not those on {first}: {differing}",
+                        "run the same migrations on every shard (dbscale upgrade)",
                     )
 
 
@@ -74,8 +69,7 @@ def _epochs(map_: Map, lives: list[Live]) -> Iterator[Finding]:
     epochs = {live.database: live.epochs.get(map_.name, 0) for live in lives}
     if len(set(epochs.values())) > 1:
         says = "the map's epoch differs: " + ", ".join(f"{name} {epoch}" for name, epoch in epochs.items())
-        yield Finding(code="shard-epoch", where=map_.name, says=says, try_=f"dbscale shards apply {map_.name}",
-                      level="data")  # fmt: skip
+        yield finding("data", "shard-epoch", map_.name, says, f"dbscale shards apply {map_.name}")
 
 
 def _states(map_: Map, lives: list[Live]) -> Iterator[Finding]:
@@ -88,11 +82,10 @@ def _states(map_: Map, lives: list[Live]) -> Iterator[Finding]:
             where = f"{live.database}: {row.range_id}"
             if row.state != "owned":
                 says = f"it is {row.state}: writes to it are refused until the operation is finished or taken back"
-                yield Finding(code="shard-fenced", where=where, says=says, try_="finish the move", level="data")
+                yield finding("data", "shard-fenced", where, says, "finish the move")
             elif row.range_id in owners:
                 says = f"{owners[row.range_id]} says that it owns it too"
-                yield Finding(code="shard-two-owners", where=where, says=says,
-                              try_=f"dbscale shards apply {map_.name}", level="data")  # fmt: skip
+                yield finding("data", "shard-two-owners", where, says, f"dbscale shards apply {map_.name}")
             else:
                 owners[row.range_id] = live.database
 
@@ -107,10 +100,10 @@ def _ids(map_: Map, facts: Facts) -> Iterator[Finding]:
                 continue
             used = (sequence.last - sequence.least + 1) / (sequence.greatest - sequence.least + 1)
             if used >= ALARM:
-                yield Finding(
-                    code="shard-ids",
-                    where=f"{database}: {sequence.name}",
-                    says=f"{used:.0%} of the ids of {range_.id} are given: {sequence.last} of {sequence.greatest}",
-                    try_="add a range to the map and give new ids from it",
-                    level="behaviour",
+                yield finding(
+                    "behaviour",
+                    "shard-ids",
+                    f"{database}: {sequence.name}",
+                    f"{used:.0%} of the ids of {range_.id} are given: {sequence.last} of {sequence.greatest}",
+                    "add a range to the map and give new ids from it",
                 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dbscale.errors import Finding
 from dbscale.plan import Sql
 from dbscale.schema import literal
-from dbscale.shards.client import Facts
+from dbscale.shards.client import Facts, finding
 from dbscale.shards.live import LiveTable
 from dbscale.shards.map import Map
 
@@ -61,16 +61,14 @@ def findings(map_: Map, facts: Facts) -> Iterator[Finding]:
         found = live.tables.get(table)
         if found is None:
             says = f"{database} has no table {table}"
-            yield Finding(
-                code="shard-table-missing", where=map_.path, says=says, try_="create it there", level="blocker"
-            )
+            yield finding("blocker", "shard-table-missing", map_.path, says, "create it there")
             continue
         for constraint in found.constraints:
             if constraint.kind in ("p", "u") and column not in constraint.columns:
-                yield Finding(
-                    code="shard-unique",
-                    where=f"{database}: {table}",
-                    says=f"{constraint.name} ({', '.join(constraint.columns)}) leaves out {column}: Citus refuses it",
-                    try_=f"a key over ({column}, {', '.join(constraint.columns)})",
-                    level="blocker",
+                yield finding(
+                    "blocker",
+                    "shard-unique",
+                    f"{database}: {table}",
+                    f"{constraint.name} ({', '.join(constraint.columns)}) leaves out {column}: Citus refuses it",
+                    f"a key over ({column}, {', '.join(constraint.columns)})",
                 )

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dbscale.errors import Finding
+from dbscale.errors import Finding, Level
 from dbscale.plan import Sql
 from dbscale.schema import column_sql, literal, quote
 from dbscale.shards import predicates
@@ -55,6 +55,11 @@ class Facts:
     config: tuple[str, ...] = ()
     """How a command of dbscale's own is told of the configuration file: `--config FILE`."""
     state_schema: str = STATE_SCHEMA
+
+
+def finding(level: Level, code: str, where: str, says: str, try_: str) -> Finding:
+    """A finding; `code` has a section in docs/errors.md."""
+    return Finding(level=level, code=code, where=where, says=says, try_=try_)
 
 
 def databases(map_: Map, shards: Mapping[str, str]) -> dict[str, tuple[Range, ...]]:
@@ -110,12 +115,12 @@ def _findings(map_: Map, facts: Facts) -> Iterator[Finding]:
         for table, column in map_.tables.items():
             found = live.tables.get(table) or _template(facts, table)
             if found is None:
-                yield Finding(
-                    code="shard-table-missing",
-                    where=f"{where}: tables.{table}",
-                    says=f"no database has the table {table}",
-                    try_="create it on one of them, or migrate into it, then plan again",
-                    level="blocker",
+                yield finding(
+                    "blocker",
+                    "shard-table-missing",
+                    f"{where}: tables.{table}",
+                    f"no database has the table {table}",
+                    "create it on one of them, or migrate into it, then plan again",
                 )
                 continue
             yield from _key_column(map_, found, column, f"{table}.{column}")
@@ -123,22 +128,22 @@ def _findings(map_: Map, facts: Facts) -> Iterator[Finding]:
                 yield from _uniques(found, column)
                 yield from _foreign_keys(map_, found)
             if count := facts.strangers.get((database, table)):
-                yield Finding(
-                    code="shard-strangers",
-                    where=f"{database}: {table}",
-                    says=f"{count} rows have a key that {', '.join(range_.id for range_ in ranges)} do not own",
-                    try_="move them to their shard (or delete them) first: dbscale moves no rows between servers yet",
-                    level="blocker",
+                yield finding(
+                    "blocker",
+                    "shard-strangers",
+                    f"{database}: {table}",
+                    f"{count} rows have a key that {', '.join(range_.id for range_ in ranges)} do not own",
+                    "move them to their shard (or delete them) first: dbscale moves no rows between servers yet",
                 )
 
     for table in map_.tables:
         if facts.home not in databases(map_, facts.shards) and (count := facts.strangers.get((facts.home, table))):
-            yield Finding(
-                code="shard-left-behind",
-                where=f"{facts.home}: {table}",
-                says=f"{count} rows are here, where no statement for {table} is routed to",
-                try_="copy them to their shards, then empty the table",
-                level="data",
+            yield finding(
+                "data",
+                "shard-left-behind",
+                f"{facts.home}: {table}",
+                f"{count} rows are here, where no statement for {table} is routed to",
+                "copy them to their shards, then empty the table",
             )
 
 
@@ -146,12 +151,12 @@ def moves(live: Map, wanted: Map) -> Iterator[Finding]:
     """Refusals of changes that would need rows to move."""
     for change in difference(live, wanted):
         if change.kind in ("owner", "lost", "key"):
-            yield Finding(
-                code="shard-move",
-                where=wanted.path or wanted.name,
-                says=change.says,
-                try_="a map's edit moves no rows: keep the owner; split, merge and new ranges are possible",
-                level="blocker",
+            yield finding(
+                "blocker",
+                "shard-move",
+                wanted.path or wanted.name,
+                change.says,
+                "a map's edit moves no rows: keep the owner; split, merge and new ranges are possible",
             )
 
 
@@ -159,37 +164,37 @@ def _key_column(map_: Map, table: LiveTable, column: str, where: str) -> Iterato
     found = table.column(column)
     if found is None:
         says = f"{table.name} has no column {column}"
-        yield Finding(code="shard-key-missing", where=where, says=says, try_="name its key column", level="blocker")
+        yield finding("blocker", "shard-key-missing", where, says, "name its key column")
         return
     kinds = {"timestamptz": "timestamp with time zone"}
     if found.type != kinds.get(map_.key, map_.key) and not (map_.key == "text" and "char" in found.type):
-        yield Finding(
-            code="shard-key-type",
-            where=where,
-            says=f"it is {found.type}, the map's key is {map_.key}",
-            try_=f'key = "{found.type}" in the map, or change the column; a group has one type',
-            level="blocker",
+        yield finding(
+            "blocker",
+            "shard-key-type",
+            where,
+            f"it is {found.type}, the map's key is {map_.key}",
+            f'key = "{found.type}" in the map, or change the column; a group has one type',
         )
     if map_.key == "text" and found.collation != "C":
-        yield Finding(
-            code="shard-key-collation",
-            where=where,
-            says="a text key must sort alike everywhere, and its collation is not C",
-            try_=f'ALTER TABLE {table.sql} ALTER COLUMN {quote(column)} TYPE text COLLATE "C"',
-            level="blocker",
+        yield finding(
+            "blocker",
+            "shard-key-collation",
+            where,
+            "a text key must sort alike everywhere, and its collation is not C",
+            f'ALTER TABLE {table.sql} ALTER COLUMN {quote(column)} TYPE text COLLATE "C"',
         )
 
 
 def _uniques(table: LiveTable, column: str) -> Iterator[Finding]:
     for constraint in table.constraints:
         if constraint.kind in ("p", "u") and column not in constraint.columns:
-            yield Finding(
-                code="shard-unique",
-                where=f"{table.name}.{constraint.name}",
-                says=f"({', '.join(constraint.columns)}) leaves out the key {column}: it holds on each shard "
+            yield finding(
+                "behaviour",
+                "shard-unique",
+                f"{table.name}.{constraint.name}",
+                f"({', '.join(constraint.columns)}) leaves out the key {column}: it holds on each shard "
                 "by itself, and two shards may have the same values",
-                try_=f"a key over ({column}, {', '.join(constraint.columns)}), or values that no two shards can give",
-                level="behaviour",
+                f"a key over ({column}, {', '.join(constraint.columns)}), or values that no two shards can give",
             )
 
 
@@ -202,14 +207,14 @@ def _foreign_keys(map_: Map, table: LiveTable) -> Iterator[Finding]:
         tied = key is not None and (own, key) in zip(constraint.columns, constraint.parent_columns, strict=True)
         if tied:
             continue
-        yield Finding(
-            code="shard-foreign-key",
-            where=f"{table.name}.{constraint.name}",
-            says=f"it refers to {constraint.parent}, whose rows "
+        yield finding(
+            "behaviour",
+            "shard-foreign-key",
+            f"{table.name}.{constraint.name}",
+            f"it refers to {constraint.parent}, whose rows "
             + ("are tied by no key" if key is not None else "are not on this map")
             + ": it cannot be held across servers, and is left out where the table is made",
-            try_=f"put {constraint.parent} on the map too, or among its reference tables",
-            level="behaviour",
+            f"put {constraint.parent} on the map too, or among its reference tables",
         )
 
 

@@ -16,7 +16,7 @@ from dbscale.errors import Finding
 from dbscale.plan import Sql
 from dbscale.schema import Column, literal, quote
 from dbscale.shards import keys
-from dbscale.shards.client import Facts, create, drop_empty
+from dbscale.shards.client import Facts, create, drop_empty, finding
 from dbscale.shards.keys import Key
 from dbscale.shards.live import Constraint, LiveTable
 from dbscale.shards.map import Map, Range
@@ -105,20 +105,19 @@ def findings(map_: Map, facts: Facts) -> Iterator[Finding]:
 def _obstacles(table: LiveTable, column: str, where: str) -> Iterator[Finding]:
     for dependent in table.dependents:
         says = f"{dependent} hangs on it, and would not follow to the partitioned table of its name"
-        yield Finding(code="partition-dependent", where=where, says=says,
-                      try_="drop it, apply the map, and make it again", level="blocker")  # fmt: skip
+        yield finding("blocker", "partition-dependent", where, says, "drop it, apply the map, and make it again")
     for constraint in table.constraints:
         if constraint.kind == "x":
             says = f"{constraint.name} excludes rows, which no partitioned table can"
-            yield Finding(code="partition-exclude", where=where, says=says, try_="drop it", level="blocker")
+            yield finding("blocker", "partition-exclude", where, says, "drop it")
         if constraint.kind in ("p", "u") and column not in constraint.columns:
-            yield Finding(
-                code="partition-key",
-                where=where,
-                says=f"{constraint.name} ({', '.join(constraint.columns)}) becomes"
+            yield finding(
+                "behaviour",
+                "partition-key",
+                where,
+                f"{constraint.name} ({', '.join(constraint.columns)}) becomes"
                 f" ({', '.join((*constraint.columns, column))}): a partitioned table's keys hold its key column",
-                try_="ids stay unique as long as their sequence gives them",
-                level="behaviour",
+                "ids stay unique as long as their sequence gives them",
             )
 
 
@@ -350,7 +349,7 @@ def by_key_findings(map_: Map, facts: Facts) -> Iterator[Finding]:
         where = f"{facts.home}: {name}"
         if table is None:
             says = f"{facts.home} has no table {name}"
-            yield Finding(code="shard-table-missing", where=where, says=says, try_="create it there", level="blocker")
+            yield finding("blocker", "shard-table-missing", where, says, "create it there")
             continue
         inner = {f"the foreign key {c.name} of {t}" for t in map_.tables if t in live.tables
                  for c in live.tables[t].constraints if c.kind == "f"}  # fmt: skip
