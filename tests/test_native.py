@@ -540,7 +540,7 @@ def two_databases(server: Postgres) -> Iterator[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", PITFALLS, ids=lambda case: case.id)
-def test_each_pitfall_ends_the_same_in_both_forms(  # noqa: PLR0917 - pytest names them
+def test_each_pitfall_ends_the_same_in_both_forms(
     case: Case, two_databases: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

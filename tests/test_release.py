@@ -1,4 +1,4 @@
-"""What is published works where it is installed: with and without the compiled extension, and with no compiler there."""
+"""What is published works where it is installed: with and without the extension, and where there is no compiler."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def install(wheel: Path, place: Path, environment: dict[str, str]) -> Path:
 
 @pytest.mark.embedded
 @pytest.mark.parametrize("form", ["compiled", "pure"])
-def test_an_installed_wheel_migrates_the_sample(
+def test_an_installed_wheel_migrates_the_sample(  # noqa: PLR0917 - pytest names them
     form: str, source: Path, bare: dict[str, str], marketplace: Path, data: Path, tmp_path: Path
 ) -> None:
     """Built from the sdist, the one with a compiler, the other without; installed and run where there is none."""
