@@ -372,7 +372,7 @@ TEXTS = (
         },
         findings=found("nul-in-text t.a"),
     ),
-    Case(id="D02", title="Broken UTF-8", sql=BROKEN, status=3, says="--on-invalid-text replace, bytea or quarantine"),
+    Case(id="D02", title="Broken UTF-8", sql=BROKEN, status=4, says="--on-invalid-text replace, bytea or quarantine"),
     Case(
         id="D02-replace",
         title="Broken UTF-8, replaced",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from urllib.parse import quote
 
@@ -87,6 +88,45 @@ def test_no_password_of_a_url_survives(secret: str, scheme: str) -> None:
 @given(secrets, st.sampled_from(["password", "authToken", "auth_token", "PASSWORD"]))
 def test_no_secret_parameter_survives(secret: str, name: str) -> None:
     assert secret not in redact(f"x://host/db?a=1&{name}={secret}&b=2")
+
+
+# Passwords as people have them: "QX" between any characters, so that a part that is left is found too.
+raw = st.lists(st.sampled_from([*" @:/?#%&='\"\\+,;!$*()[]{}|<>^~`-_.7", "%40", "://", "@@", "a=b"]), max_size=8).map(
+    lambda parts: "QX" + "".join(f"{part}QX" for part in parts)
+)
+
+
+@given(
+    raw,
+    st.sampled_from(
+        [
+            "postgresql://u:{}@host:5432/db",
+            "postgres://u:{}@host/db?sslmode=require&application_name=x",
+            "postgresql+asyncpg://some%40one:{}@[::1]:5432,host2/db",
+            "libsql://:{}@host",
+            "postgres//u:{}@host/db",
+            "postgres:/u:{}@host/db",
+            "postgres:///u:{}@host/db",
+            "postgres;//u:{}@host:1/db",
+        ],
+    ),
+    st.sampled_from(["{}", "cannot open {}: refused", "'{}'", "try psql {}\nand postgresql://u:other@host/db"]),
+)
+def test_no_part_of_a_password_survives(secret: str, url: str, text: str) -> None:
+    for form in (secret, quote(secret), quote(secret, safe="")):
+        assert "QX" not in redact(text.format(url.format(form)))
+        if not url.startswith(("postgres//", "postgres:/u", "postgres:///", "postgres;")):
+            assert "QX" not in without_secrets(url.format(form))
+
+
+@given(raw, st.sampled_from(["host=h password={} dbname=d", "password = {}", "dbname=d user=u PASSWORD={} port=1"]))
+def test_no_part_of_a_password_in_a_connection_string_survives(secret: str, text: str) -> None:
+    escaped = secret.replace("\\", "\\\\").replace("'", "\\'")
+    for form in (f"'{escaped}'", re.sub(r"([\s'\\])", r"\\\1", secret)):
+        assert "QX" not in redact(text.format(form))
+        assert "QX" not in redact(f"cannot open {text.format(form)}")
+        assert "QX" not in without_secrets(text.format(form))
+        assert "QX" not in redact(repr(text.format(form)))
 
 
 @given(st.text(alphabet=string.printable))

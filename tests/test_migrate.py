@@ -211,7 +211,7 @@ def test_bad_rows_stop_or_are_kept_apart(
         connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)")
         connection.executemany("INSERT INTO t VALUES (?, ?)", [(i, f"text {i}") for i in range(1, 5001)])
         connection.execute("UPDATE t SET a = CAST(x'66ff' AS TEXT) WHERE id IN (7, 4000)")
-    assert run(["migrate", "bad.db", database]) != 0
+    assert run(["migrate", "bad.db", database]) == 4
     said = capsys.readouterr().err
     assert "t.a" in said
     assert "7" in said
@@ -222,6 +222,41 @@ def test_bad_rows_stop_or_are_kept_apart(
     assert document["verify"]["same"] is True
     kept = rows(database, "SELECT row_key, column_name, raw FROM dbscale.quarantine ORDER BY id")
     assert kept == [({"id": 7}, "a", b"f\xff"), ({"id": 4000}, "a", b"f\xff")]
+
+
+def test_the_quarantine_names_rows_so_that_nothing_is_lost(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with sqlite3.connect("bad.db") as connection:
+        connection.execute("CREATE TABLE t (k TEXT PRIMARY KEY, a TEXT)")
+        connection.execute("CREATE TABLE b (k BLOB PRIMARY KEY, a TEXT)")
+        connection.execute("CREATE TABLE r (k REAL PRIMARY KEY, a TEXT)")
+        bad = "CAST(x'ff' AS TEXT)"
+        connection.execute(
+            f"INSERT INTO t VALUES (CAST(x'66ff' AS TEXT), 'x'), ('ok', 'y'), ('\\x66ff', {bad}),"
+            f" (CAST(x'610062' AS TEXT), 'z'), ('\\', {bad})"
+        )
+        connection.execute(f"INSERT INTO b VALUES (x'66ff', {bad}), (CAST('ab' AS BLOB), {bad}), (x'00', 'y')")
+        connection.execute(f"INSERT INTO r VALUES (1, 'y'), (0.1, {bad}), (-9e999, {bad}), (1e20, {bad})")
+    status, document = answer(capsys, "migrate", "bad.db", database, "--on-invalid-text", "quarantine")
+    assert (status, document["verify"]["same"]) == (1, True)
+    assert sorted((table["table"], table["quarantined"]) for table in document["tables"]) == [
+        ("b", 2),
+        ("r", 3),
+        ("t", 4),
+    ]
+    assert sorted(rows(database, "SELECT table_name, row_key ->> 'k' FROM dbscale.quarantine")) == [
+        ("b", r"\x6162"),
+        ("b", r"\x66ff"),
+        ("r", "0.1"),
+        ("r", "100000000000000000000"),
+        ("r", r"\-Infinity"),
+        ("t", r"\\"),
+        ("t", r"\\x66ff"),
+        ("t", r"\x610062"),
+        ("t", r"\x66ff"),
+    ]
 
 
 def test_a_changed_source_is_loaded_anew(

@@ -148,7 +148,7 @@ def run(
     """Carry out `plan`; `urls` says where the databases of `plan.databases` are, by name.
 
     Yields events. Raises ConfigError for a plan with blockers, TargetInUse when another run is at work, StalePlan
-    when a resumed run's source has changed, Unfinished (or what the step met) when a step fails: what was done is
+    when a resumed run's source has changed, and Unfinished for whatever stops it once it has begun: what was done is
     marked, and the same plan goes on from there with `resume`.
     """
     if plan.blockers:
@@ -170,15 +170,16 @@ def run(
             plan=plan, run=number, urls=urls, state_schema=state_schema, jobs=jobs, home=home, beside=others
         )
         stack.callback(context.close)
-        if resume:
-            context.done = _settle(context)
-        for group in _groups(plan.steps):
-            if isinstance(group[0][1], Load):
-                yield from _load(context, group, source, readers)
-                if source and source.changed_since_snapshot():
-                    yield Noticed(finding=_source_changed(source))
-            else:
-                yield from _carry_out(context, group)
+        with _stopping():
+            if resume:
+                context.done = _settle(context)
+            for group in _groups(plan.steps):
+                if isinstance(group[0][1], Load):
+                    yield from _load(context, group, source, readers)
+                    if source and source.changed_since_snapshot():
+                        yield Noticed(finding=_source_changed(source))
+                else:
+                    yield from _carry_out(context, group)
     yield Finished(run=number, seconds=time.perf_counter() - began)
 
 
@@ -211,6 +212,19 @@ def undo(run_: Run, plan: Plan, *, urls: Mapping[str, str], state_schema: str = 
                 catalog.finish(home, state_schema, number, "failed", str(error))
             raise
     yield Finished(run=number, seconds=time.perf_counter() - began)
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Whatever stops a run that has begun leaves it unfinished: a source that cannot be read, a privilege, a value."""
+    try:
+        yield
+    except Unfinished:
+        raise
+    except DbscaleError as error:
+        raise Unfinished(error.says, where=error.where, try_=error.try_, see=error.see) from error
+    except psycopg.Error as error:
+        raise failed(error, "") from error
 
 
 def _others(plan: Plan, urls: Mapping[str, str]) -> frozenset[str]:

@@ -51,6 +51,11 @@ class DbscaleError(Exception):
     def __str__(self) -> str:
         return self.says
 
+    @property
+    def anchor(self) -> str:
+        """The section of docs/errors.md that speaks of it."""
+        return self.see.rpartition("#")[2]
+
 
 class ConfigError(DbscaleError):
     """dbscale.toml, a shard map or the command line is wrong."""
@@ -100,20 +105,32 @@ class Unroutable(DbscaleError):
     section = "unroutable"
 
 
-# A password with a raw slash is no legal URL, but people write it; `:5432/` is a port and no password.
-_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?:(?!\d+/)[^\s?]*|[^\s/]*)(?=@)", re.IGNORECASE)
+# What stands between `user:` and the host. People write passwords as they are, with slashes, blanks, `@` and `?` in
+# them, so it goes on to the last `@` of the line that belongs to no option and no other URL. Digits before a slash are
+# a port. Where that is in doubt more is taken out rather than less.
+_PORT = r"(?!\d{1,5}(?:[/?,\s]|$))"
+_NEXT = r"\s\W{0,3}(?:postgres|libsql|http|ws|sqlite|file)[\w+]*://"
+_MIDDLE = rf"(?!\s)(?:{_PORT}(?:(?!\?\w+=|{_NEXT})[^\n])*|{_PORT}(?:(?!{_NEXT})[^\n])*|(?!\d{{1,5}}\?\w+=)[^\s/]*)(?=@)"
+_URL_PASSWORD = re.compile(rf"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:){_MIDDLE}", re.IGNORECASE)
+# A URL with a slip in its scheme: `postgres//user:secret@host`, `postgres:/user:secret@host`.
+_TYPO_PASSWORD = re.compile(
+    rf"(?P<head>(?<![\w/:.+-])[a-z][\w+.-]*(?:[;,]?//+|:/|:///+)[^\s:/@]*:){_MIDDLE}", re.IGNORECASE
+)
 # What is left of a URL in a message, or is no URL yet: `user:secret@host` without a scheme, or with a broken one.
 _BARE_PASSWORD = re.compile(r"(?P<head>(?<![\w/:])[\w.%+-]+:/{0,1}(?:[\w.%+-]+:)?)(?!/)[^\s/][^\s]*(?=@[\w.\[-])")
+# `password=x` of a connection string, quoted or up to the next blank that no backslash precedes; or of a URL's options.
 _SECRET_PARAMETER = re.compile(
-    r"(?P<head>\b(?:\w*password|authToken|auth_token|token)\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&'\"]+)", re.IGNORECASE
+    r"(?P<head>\b(?P<option>(?<=[?&]))?(?:\w*password|\w*passwd|pwd|auth_?token|token)\s*=\s*)"
+    r"(?(option)[^\s&]+|(?:\\?'(?:[^'\\\n]|\\+.)*'?|\"[^\"\n]*\"?|(?!['\"])(?:\\+.|\S)+))",
+    re.IGNORECASE,
 )
 
 
 def redact(text: str) -> str:
     """`text` without the passwords and tokens of the URLs and connection strings in it."""
-    text = _URL_PASSWORD.sub(r"\g<head>***", text)
-    text = _BARE_PASSWORD.sub(r"\g<head>***", text)
-    return _SECRET_PARAMETER.sub(r"\g<head>***", text)
+    for pattern in (_URL_PASSWORD, _TYPO_PASSWORD, _BARE_PASSWORD, _SECRET_PARAMETER):
+        text = pattern.sub(r"\g<head>***", text)
+    return text
 
 
 def without_secrets(text: str) -> str:
@@ -122,8 +139,8 @@ def without_secrets(text: str) -> str:
     libpq then looks for the password in PGPASSWORD and ~/.pgpass.
     """
     text = _URL_PASSWORD.sub(lambda match: match["head"].removesuffix(":"), text)
+    if re.match(r"\s*\w+\s*=", text):
+        return re.sub(rf"{_SECRET_PARAMETER.pattern}\s*", "", text, flags=re.IGNORECASE).strip()
     address, mark, query = text.partition("?")
-    if mark:
-        kept = [part for part in query.split("&") if not _SECRET_PARAMETER.match(part)]
-        text = address + ("?" + "&".join(kept) if kept else "")
-    return re.sub(r"\b\w*password\s*=\s*('(?:[^'\\]|\\.)*'|\S+)\s*", "", text, flags=re.IGNORECASE).strip()
+    kept = [part for part in query.split("&") if not _SECRET_PARAMETER.match(part)]
+    return address + ("?" + "&".join(kept) if mark and kept else "")

@@ -28,6 +28,7 @@ from dbscale.drivers.source import Reader
 from dbscale.errors import DbscaleError, SourceError, Unfinished
 from dbscale.migrate import convert, encode, pgcopy
 from dbscale.migrate.encode import Batch, Encoder, Range, Refused, Row
+from dbscale.migrate.row_key import row_key
 from dbscale.plan import Load
 from dbscale.schema import quote
 
@@ -346,27 +347,20 @@ class _Copier:
             place = f"{load.table}.{row.column}" if row.column else load.table
             raise SourceError(
                 f"{place}: {row.reason}: {shown(row)}" if row.column else f"{place}: {row.reason}",
-                where=f"the row with {', '.join(f'{name} = {value!r}' for name, value in key.items())}",
+                where=f"the row with {', '.join(f'{name} = {value}' for name, value in key.items())}",
                 try_="--on-invalid-text replace, bytea or quarantine"
                 if row.reason.startswith(convert.NOT_UTF8)
                 else f'--on-bad-row quarantine, or [migrate.types] "{place}" = "text"',
             )
         self.apart.append(
             {
-                "row_key": json.dumps(key, ensure_ascii=True, default=repr),
+                "row_key": json.dumps(key),
                 "column_name": row.column or None,
                 "stored_as": row.storage if row.column else None,
                 "raw": row.raw if row.column else None,
                 "reason": row.reason,
             }
         )
-
-
-def row_key(load: Load, row: Refused) -> dict[str, Any]:
-    """What names a row of the source: its primary key, or else its rowid."""
-    if load.key:
-        return dict(zip(load.key, row.key, strict=True))
-    return {load.rowid: row.rowid} if load.rowid else {}
 
 
 def shown(row: Refused) -> str:

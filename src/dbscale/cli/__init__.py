@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
+import itertools
 import sys
 import traceback
 from collections.abc import Sequence
@@ -92,38 +92,67 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit status. Errors are drawn on stderr."""
+    """Run one command line; the exit status. Errors are drawn on stderr, and with --json as a document on stdout."""
     from dbscale.cli import output
 
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in itertools.takewhile(lambda word: word != "--", words)
+    before = output.answers
+    problem: errors.DbscaleError
     try:
-        result = dbscale.main(args=arguments, prog_name="dbscale", standalone_mode=False)
+        result = dbscale.main(args=words, prog_name="dbscale", standalone_mode=False)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show(sys.stderr)
-        return USAGE
-    except (click.Abort, KeyboardInterrupt):
-        output.say("interrupted; the same command goes on from here")
-        return INTERRUPTED
-    except errors.DbscaleError as error:
-        output.show_error(error)
-        return _exit_code(error)
-    except BrokenPipeError:
-        # The reader of our output has gone (| head): say nothing more, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        problem, status = errors.ConfigError("a command is wanted", try_=f"{_path(error)} --help"), USAGE
     except Exception as error:  # noqa: BLE001 - the last line of defence: a bug must not look like the answer "no"
-        if "psycopg" in sys.modules and (lost := _of_driver(error)):
-            output.show_error(lost)
-            return _exit_code(lost)
-        output.say(errors.redact(traceback.format_exc()))
+        problem, status = _drawn(error)
+    except KeyboardInterrupt:
+        problem, status = _drawn(click.Abort())
+    else:
+        return result if isinstance(result, int) else 0
+    if as_json and output.answers == before:
+        output.answer_json({"error": output.error_json(problem), "exit": status})
+    return status
+
+
+def _drawn(error: Exception) -> tuple[errors.DbscaleError, int]:
+    """What ended a command, drawn on stderr: as one of dbscale's errors, and the exit status."""
+    from dbscale.cli import output
+
+    if isinstance(error, click.Abort):
+        stopped = errors.DbscaleError(
+            "interrupted", try_="the same command goes on from here", see="docs/errors.md#interrupted"
+        )
+        output.say(f"{stopped.says}; {stopped.try_}")
+        return stopped, INTERRUPTED
+    if isinstance(error, click.ClickException):
+        words = error.format_message().strip().rstrip(".")
+        problem: errors.DbscaleError = errors.ConfigError(words, where=_path(error), try_=f"{_path(error)} --help")
+    elif isinstance(error, errors.DbscaleError):
+        problem = error
+    elif isinstance(error, OSError) and error.filename:
+        problem = errors.ConfigError(
+            str(error.strerror), where=str(error.filename), try_="check the path and its rights"
+        )
+    elif "psycopg" in sys.modules and (lost := _of_driver(error)):
+        problem = lost
+    else:
+        output.say(errors.redact("".join(traceback.format_exception(error))))
+        problem = errors.DbscaleError(
+            f"{type(error).__name__}: {error}", try_="please report it with the lines above", see="docs/errors.md#bug"
+        )
         output.say("this is a bug in dbscale; please report it with the lines above")
-        return BUG
-    return result if isinstance(result, int) else 0
+        return problem, BUG
+    output.show_error(problem)
+    return problem, next((code for kind, code in EXIT_CODES if isinstance(problem, kind)), STOPPED)
 
 
-def _exit_code(error: errors.DbscaleError) -> int:
-    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), STOPPED)
+def _path(error: click.ClickException) -> str:
+    """The command that an error of the command line speaks of: `dbscale pool size`."""
+    context = getattr(error, "ctx", None)
+    return context.command_path if context else "dbscale"
 
 
 def _of_driver(error: Exception) -> errors.DbscaleError | None:

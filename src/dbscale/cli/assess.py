@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -50,7 +49,7 @@ def assess(
     if html_file:
         from dbscale.cli.assess_page import page
 
-        Path(html_file).write_text(page(assessment), encoding="utf-8")
+        output.save(html_file, page(assessment))
         output.say(f"written to {html_file}")
     if as_json:
         output.answer_json(document(assessment))

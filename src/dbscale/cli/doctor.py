@@ -37,9 +37,7 @@ def doctor(databases: tuple[str, ...], *, state_schema: str, as_json: bool, conf
         except DbscaleError as error:
             says = "not to be had"
             found = [
-                Finding(
-                    code=error.section, where=error.where or name, says=error.says, try_=error.try_, level="blocker"
-                )
+                Finding(code=error.anchor, where=error.where or name, says=error.says, try_=error.try_, level="blocker")
             ]
         looked[name] = says
         findings += found
@@ -94,7 +92,7 @@ def _server(connection: postgres.Connection, name: str) -> Iterator[Finding]:
     try:
         planning.check_server(connection)
     except DbscaleError as error:
-        yield Finding(code=error.section, where=name, says=error.says, try_=error.try_, level="blocker")
+        yield Finding(code=error.anchor, where=name, says=error.says, try_=error.try_, level="blocker")
 
 
 def _runs(connection: postgres.Connection, name: str, state_schema: str) -> Iterator[Finding]:

@@ -62,11 +62,10 @@ def recommend(
     """
     settings = configuration.load(config)
     advice = look(settings, target, origins, drops=drops, window_days=window_days, budget=budget, everywhere=everywhere)
-    if out and out != "-":
-        Path(out).write_text(advice.plan.to_json() + "\n", encoding="utf-8")
-        output.say(f"plan {advice.plan.id} written to {out}; carry it out with: dbscale indexes apply {out}")
+    if out:
+        output.saved(advice.plan, out, command="dbscale indexes apply")
     if out == "-":
-        output.answer(advice.plan.to_json())
+        pass
     elif as_json:
         output.answer_json(content(advice))
     elif as_sql:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -133,7 +132,7 @@ def migrate(
         return spreading.spread(made, opened, ignore_rows=ignore_rows)
 
     if revision:
-        return write_revision(revision, make(ignore_rows=True))
+        return write_revision(revision, make(ignore_rows=True), as_json=as_json)
     if out or as_sql or dry_run:
         migration = make(ignore_rows=False)
         return show_plan(migration.plan, migration, out=out, as_sql=as_sql, as_json=as_json)
@@ -238,10 +237,9 @@ def headline(plan: Plan) -> str:
 
 def show_plan(plan: Plan, migration: Migration, *, out: str | None, as_sql: bool, as_json: bool) -> int:
     """The plan on stdout or in a file. Exit status 2 when it is blocked."""
-    if out and out != "-":
-        Path(out).write_text(plan.to_json() + "\n", encoding="utf-8")
-        output.say(f"plan {plan.id} written to {out}; carry it out with: dbscale apply {out}")
-    elif out or as_json:
+    if out:
+        output.saved(plan, out, as_json=as_json)
+    elif as_json:
         output.answer(plan.to_json())
     elif as_sql:
         output.answer(plan.to_sql())

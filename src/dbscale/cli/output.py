@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dbscale.errors import DbscaleError, Finding
+from dbscale.errors import ConfigError, DbscaleError, Finding
+
+if TYPE_CHECKING:
+    from dbscale.plan import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,25 +36,61 @@ def changing(command: F) -> F:
     return click.option("--dry-run", is_flag=True, help="Show the plan and stop.")(command)
 
 
+answers = 0
+"""How many times something was written to stdout: an error is a document of its own only where there is no other."""
+
+
 def say(text: str = "") -> None:
     """A line for people, on stderr."""
-    click.echo(text, err=True)
+    _write(text, err=True)
 
 
 def answer(text: str) -> None:
     """A line of the answer, on stdout."""
-    click.echo(text)
+    global answers  # noqa: PLW0603 - stdout is one for the process too
+    answers += 1
+    _write(text, err=False)
 
 
 def answer_json(content: Any) -> None:
     """The answer as one JSON document, on stdout."""
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+    answer(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+
+
+def _write(text: str, *, err: bool) -> None:
+    """A line. Where its reader has gone (`| head -1`) the rest is for nobody, and the work goes on to its end."""
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:
+        stream = sys.stderr if err else sys.stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError as error:
+        if err:
+            return  # there is no place left to say so
+        raise DbscaleError(f"the answer cannot be written: {error.strerror}", where="stdout") from error
+
+
+def save(path: str, text: str) -> None:
+    """Write a file that the user named; ConfigError where it cannot be written."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the file cannot be written: {error.strerror}", where=path, try_="name another") from error
+
+
+def saved(plan: Plan, path: str, *, command: str = "dbscale apply", as_json: bool = False) -> None:
+    """Write a plan as JSON to the file `path` (`-`: stdout), and say what carries it out."""
+    if path == "-":
+        answer(plan.to_json())
+        return
+    save(path, plan.to_json() + "\n")
+    say(f"plan {plan.id} written to {path}; carry it out with: {command} {shlex.quote(path)}")
+    if as_json:
+        answer_json({"plan": plan.id, "written": path})
 
 
 def confirm(question: str, *, yes: bool) -> None:
     """Go on only when the user agrees; without a terminal, ConfigError that names the flag to add."""
-    from dbscale.errors import ConfigError
-
     if yes:
         return
     if not sys.stdin.isatty():
@@ -65,8 +107,15 @@ def show_error(error: DbscaleError) -> None:
             say(f"  {label:<4} {text}")
 
 
+def error_json(error: DbscaleError) -> dict[str, str]:
+    """An error for a JSON document: its code, which is its section in docs/errors.md, and its four parts."""
+    parts = {"says": error.says, "where": error.where, "try": error.try_, "see": error.see}
+    return {"code": error.anchor, **parts}
+
+
 def show_findings(findings: Iterable[Finding], *, err: bool = True, most: int = 10) -> None:
     """Findings, the gravest first; more than `most` of one code become a line with their count."""
+    write = say if err else answer
     order = {level: place for place, level in enumerate(MARKS)}
     shown: dict[str, int] = {}
     for finding in sorted(findings, key=lambda finding: (order[finding.level], finding.code)):
@@ -74,12 +123,12 @@ def show_findings(findings: Iterable[Finding], *, err: bool = True, most: int = 
         if shown[finding.code] > most:
             continue
         mark = click.style(f"{MARKS[finding.level]}: ", fg=COLOURS[finding.level])
-        click.echo(f"{mark}{finding.where}: {finding.says} [{finding.code}]", err=err)
+        write(f"{mark}{finding.where}: {finding.says} [{finding.code}]")
         if finding.try_:
-            click.echo(f"  try  {finding.try_}", err=err)
+            write(f"  try  {finding.try_}")
     for code, count in shown.items():
         if count > most:
-            click.echo(f"  … and {count - most} more [{code}]; all of them with --json", err=err)
+            write(f"  … and {count - most} more [{code}]; all of them with --json")
 
 
 def findings_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:

@@ -351,14 +351,16 @@ def _wanted(settings: Config, name: str, url: str, *, connection: Connection, ou
 
 
 @pool.command()
-def alerts() -> None:
+@output.common
+def alerts(as_json: bool, config: str | None) -> None:  # noqa: ARG001 - no command is without them
     """Print alert rules for Prometheus: pool saturation, slow responses, replica lag.
 
     dbscale pool alerts > dbscale.rules.yml
     """
     from importlib.resources import files
 
-    output.answer(files("dbscale.cluster").joinpath("alerts.yml").read_text(encoding="utf-8").rstrip())
+    rules = files("dbscale.cluster").joinpath("alerts.yml").read_text(encoding="utf-8").rstrip()
+    output.answer_json({"rules": rules}) if as_json else output.answer(rules)
 
 
 # Where the numbers come from.

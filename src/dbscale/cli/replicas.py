@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -170,10 +169,12 @@ def add(
     else:
         plan = _server(reference, url, name, data, binaries)
     if out:
-        output.answer(plan.to_json()) if out == "-" else Path(out).write_text(plan.to_json() + "\n", encoding="utf-8")
+        output.saved(plan, out, as_json=as_json)
         return 0
     if not plan.steps:
         output.say("nothing to do: it is so already")
+        if as_json:
+            output.answer_json({"done": True, "plan": plan.id})
         return 0
     carried_out = (embedded or bool(analytics)) and not dry_run and not plan.blockers
     _draw(plan, as_json=as_json, answer=not (as_json and carried_out))
@@ -287,6 +288,8 @@ def promote(
     )
     if not plan.steps:
         output.say(f"{chosen.name} is a primary already")
+        if as_json:
+            output.answer_json({"promoted": chosen.name, "timeline": seen.places[chosen.name].timeline})
         return 0
     _draw(plan, as_json=as_json, answer=dry_run or bool(plan.blockers) or not as_json)
     if plan.blockers or dry_run:

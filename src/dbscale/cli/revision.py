@@ -20,7 +20,7 @@ REVISION = click.option(
 )
 
 
-def write_revision(place: str, what: Migration | Plan) -> int:
+def write_revision(place: str, what: Migration | Plan, *, as_json: bool = False) -> int:
     """A migration's schema, or a plan's statements, as a revision after the head of an Alembic environment."""
     from dbscale import environment
     from dbscale.migrate import revision
@@ -28,6 +28,8 @@ def write_revision(place: str, what: Migration | Plan) -> int:
     plan = what if isinstance(what, Plan) else what.plan
     if blockers := plan.blockers:
         output.show_findings(blockers)
+        if as_json:
+            output.answer_json({"written": None, "findings": output.findings_json(plan.findings)})
         return 2
     given = Path(place)
     found = (
@@ -47,6 +49,9 @@ def write_revision(place: str, what: Migration | Plan) -> int:
 
     file = found.write(title.partition(":")[0], text)
     output.show_findings(plan.findings)
-    output.answer(str(file))
+    if as_json:
+        output.answer_json({"written": str(file), "findings": output.findings_json(plan.findings)})
+    else:
+        output.answer(str(file))
     output.say("now: dbscale upgrade; with --stamp where a database has this already")
     return 0

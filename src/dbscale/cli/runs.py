@@ -17,6 +17,7 @@ from dbscale import config as configuration
 from dbscale.apply import Event, Finished, Noticed, Started, StepDone, StepStarted
 from dbscale.catalog import Run
 from dbscale.cli import output, places
+from dbscale.cli.places import Target
 from dbscale.cli.progress import label, screen
 from dbscale.cli.revision import REVISION, write_revision
 from dbscale.drivers import postgres
@@ -165,7 +166,7 @@ def apply_command(
     settings = configuration.load(config)
     plan = Plan.from_json(sys.stdin.read() if plan_file == "-" else read_file(plan_file))
     if revision:
-        return write_revision(revision, plan)
+        return write_revision(revision, plan, as_json=as_json)
     if dry_run:
         output.answer(plan.to_json() if as_json else plan.to_sql())
         return 2 if plan.blockers else 0
@@ -183,6 +184,8 @@ def apply_command(
     )
     if resume and resume.state == "done":
         output.say(f"run {resume.id} has done this already")
+        if as_json:
+            output.answer_json({"plan": plan.id, "run": resume.id, "seconds": 0.0})
         return 0
     outcome = carry_out(plan, source, urls, state_schema, jobs=jobs, resume=resume, quiet=as_json)
     if as_json:
@@ -242,6 +245,27 @@ def strangers(url: str, state_schema: str, run: Run, plan: Plan) -> list[str]:
     return lines
 
 
+def _no_such_run(number: int, target: Target, runs: Sequence[Run]) -> ConfigError:
+    there = ", ".join(f"{run.id} ({run.state})" for run in runs[:10])
+    return ConfigError(
+        f"there is no run {number} here",
+        where=target.title,
+        try_=f"dbscale status {without_secrets(target.reference)} shows them: {there}"
+        if runs
+        else "no run was ever made on this target: name the one that the migration went into",
+    )
+
+
+def show_undo(plan: Plan, run: int, *, as_json: bool) -> None:
+    """What undoing would execute, the last step first; a step that cannot be taken back says so."""
+    steps = list(reversed(plan.steps))
+    if as_json:
+        output.answer_json({"run": run, "steps": [{"does": step.does, "undo": step.undo} for step in steps]})
+        return
+    for step in steps:
+        output.answer(step.undo or f"-- {step.does}: " + ("nothing to do" if step.undo == "" else "irreversible"))
+
+
 @click.command()
 @click.argument("run", type=int)
 @click.argument("target", default="postgres")
@@ -255,16 +279,18 @@ def undo(
     settings = configuration.load(config)
     destination = places.open_target(settings, target)
     with postgres.connect(destination.url) as connection:
-        found = next((each for each in catalog.runs(connection, state_schema) if each.id == run), None)
+        runs = catalog.runs(connection, state_schema)
+    found = next((each for each in runs if each.id == run), None)
     if found is None:
-        raise ConfigError(f"there is no run {run} here", where=destination.title, try_=f"dbscale status {target}")
+        raise _no_such_run(run, destination, runs)
     if found.state == "undone":
         output.say(f"run {run} is undone already")
+        if as_json:
+            output.answer_json({"run": run, "undone": 0})
         return 0
     plan = Plan.from_json(found.plan)
     if dry_run:
-        for step in reversed(plan.steps):
-            output.answer(step.undo or f"-- {step.does}: " + ("nothing to do" if step.undo == "" else "irreversible"))
+        show_undo(plan, run, as_json=as_json)
         return 0
     for line in strangers(destination.url, state_schema, found, plan):
         output.say(line)

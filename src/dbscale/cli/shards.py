@@ -179,10 +179,9 @@ def plan_command(
 
 
 def _show(plan: Plan, *, out: str | None = None, as_sql: bool = False, as_json: bool = False) -> int:
-    if out and out != "-":
-        Path(out).write_text(plan.to_json() + "\n", encoding="utf-8")
-        output.say(f"plan {plan.id} written to {out}; carry it out with: dbscale apply {out}")
-    elif out or as_json:
+    if out:
+        output.saved(plan, out, as_json=as_json)
+    elif as_json:
         output.answer(plan.to_json())
     elif as_sql:
         output.answer(plan.to_sql())
@@ -451,8 +450,8 @@ def _rewrite(old: Map, new: Map, *, dry_run: bool, yes: bool, as_json: bool) -> 
 @shards.command("credentials", hidden=True)
 @click.argument("databases", nargs=-1, required=True)
 @click.option("--on", required=True, metavar="DATABASE")
-@click.option("--config", metavar="FILE")
-def credentials_command(databases: tuple[str, ...], *, on: str, config: str | None) -> None:
+@output.common
+def credentials_command(databases: tuple[str, ...], *, on: str, as_json: bool, config: str | None) -> None:
     """A step of the fdw target's plan: this role's user and password on each foreign server, from dbscale.toml."""
     from psycopg import conninfo
 
@@ -466,3 +465,5 @@ def credentials_command(databases: tuple[str, ...], *, on: str, config: str | No
             parts = conninfo.conninfo_to_dict(places.open_target(settings, database).url)
             sql = fdw.mapping(database, str(parts.get("user", "")), str(parts.get("password") or ""))
             connection.execute(sql.encode())
+    if as_json:
+        output.answer_json({"on": on, "databases": databases})

@@ -21,9 +21,9 @@ from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
 from dbscale.migrate import plan as planning
 from dbscale.migrate.plan import Migration
+from dbscale.migrate.row_key import canonical_key
 from dbscale.migrate.verify import Report
 from dbscale.migrate.verify import verify as compare
-from dbscale.migrate.verify_rows import canonical_key
 from dbscale.plan import Load, LoadColumn, Plan
 from dbscale.schema import quote
 

@@ -296,7 +296,7 @@ class Encoder:
         keys = len(self.load.key)
         for number, marks, *values in found:
             assert isinstance(marks, str)  # noqa: S101 - typeof is never NULL
-            key = tuple(_key_value(value, self.encoding) for value in values[:keys])
+            key = tuple(_key_value(*each, self.encoding) for each in zip(values[:keys], marks, strict=False))
             yield Row(number if isinstance(number, int) else None, key, marks[keys:], tuple(values[keys:]))
 
     def _written(self, rows: Iterable[Row], first: int | None, last: int | None) -> Batch:
@@ -409,8 +409,8 @@ def _concatenated(terms: Sequence[str], arguments: int) -> str:
     return "||".join(f"format('{'%s' * len(part)}',{','.join(part)})" for part in parts)
 
 
-def _key_value(value: Value, encoding: str) -> Value:
-    if not isinstance(value, bytes):
+def _key_value(value: Value, tag: str, encoding: str) -> Value:
+    if not isinstance(value, bytes) or tag != "t":
         return value
     try:
         return value.decode(encoding)

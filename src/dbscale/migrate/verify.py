@@ -74,7 +74,7 @@ def verify(
     """Compare `source` with the target that `connect` opens connections to.
 
     `loads` say which tables went where, and by which conversions; `schema` is what the target should look like, None
-    to compare rows only. `quarantined` names, by table, rows that were kept apart (`verify_rows.canonical_key` of
+    to compare rows only. `quarantined` names, by table, rows that were kept apart (`row_key.canonical_key` of
     the quarantine's row_key): they are counted, and not expected in the target. `views` are the source's, by the
     target's name, whose rows are compared too. `progress` hears of rows that were compared, from several threads.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -25,6 +25,7 @@ from dbscale.drivers.source import Reader, Value
 from dbscale.errors import SourceError
 from dbscale.migrate import canonical
 from dbscale.migrate.encode import STORAGES, WIDE, Encoder, Range, Row
+from dbscale.migrate.row_key import canonical_key, row_key
 from dbscale.migrate.verify_records import Records
 from dbscale.plan import Load
 from dbscale.schema import quote
@@ -380,18 +381,7 @@ class TableCheck:
 
     def is_apart(self, row: Row) -> bool:
         """Whether a source's row was kept apart."""
-        return bool(self._apart) and key_text(self.load, row) in self._apart
-
-
-def key_text(load: Load, row: Row) -> str:
-    """What names a row in the quarantine: its key's columns and values as JSON, or else its rowid."""
-    key: dict[str, Any] = dict(zip(load.key, row.key, strict=True)) if load.key else {load.rowid: row.rowid}
-    return canonical_key(key)
-
-
-def canonical_key(key: Mapping[str, Any]) -> str:
-    """A key as JSON in one spelling."""
-    return json.dumps(key, sort_keys=True, default=repr)
+        return bool(self._apart) and canonical_key(row_key(self.load, row)) in self._apart
 
 
 def printable(value: Value, tag: str, encoding: str) -> str:

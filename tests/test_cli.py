@@ -1,0 +1,154 @@
+"""The command line's contract: one JSON document with --json whatever happens, four parts of an error, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from dbscale import errors
+from dbscale.cli import BUG, COMMANDS, INTERRUPTED, STOPPED, USAGE, dbscale, output, run
+
+
+def commands(
+    group: click.Group = dbscale, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command of the whole table, the hidden ones too, with the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context) if path else sorted(COMMANDS):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+TABLE = dict(commands())
+
+
+def test_the_table_is_whole() -> None:
+    assert len(TABLE) > 25
+    assert {path[0] for path in TABLE} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("path", TABLE, ids=" ".join)
+def test_every_command_takes_json(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--json" in {flag for option in TABLE[path].params for flag in option.opts}
+    assert run([*path, "--json", "--no-such-option"]) == USAGE
+    document = json.loads(capsys.readouterr().out)
+    assert document["exit"] == USAGE
+    assert document["error"]["code"] == "config-error"
+    assert document["error"]["where"] == " ".join(("dbscale", *path))
+    assert "--no-such-option" in document["error"]["says"]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Make `dbscale boom --json` a command that raises `error`."""
+
+    @click.command()
+    @click.option("--json", is_flag=True)
+    @click.option("--answer", is_flag=True)
+    def boom(json: bool, answer: bool) -> None:
+        if answer:
+            output.answer_json({"half": True})
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "boom", "test_cli:boom")
+    monkeypatch.setattr(sys.modules[__name__], "boom", boom, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status"),
+    [
+        (errors.ConfigError("x", where="here", try_="this"), "config-error", 2),
+        (errors.SourceError("x", see="docs/errors.md#source-damaged"), "source-damaged", 3),
+        (errors.Unreachable("no answer from postgresql://u:hunter2@h/d"), "unreachable", 3),
+        (errors.Unfinished("x"), "unfinished", STOPPED),
+        (errors.Unroutable("x"), "unroutable", 1),
+        (PermissionError(13, "Permission denied", "plan.json"), "config-error", 2),
+        (ZeroDivisionError("postgresql://u:hunter2@h/d"), "bug", BUG),
+        (KeyboardInterrupt(), "interrupted", INTERRUPTED),
+        (click.UsageError("x"), "config-error", 2),
+    ],
+)
+def test_an_error_is_a_document_with_json(
+    error: BaseException, code: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, error)
+    assert run(["boom", "--json"]) == status
+    told = capsys.readouterr()
+    document = json.loads(told.out)
+    assert (document["error"]["code"], document["exit"]) == (code, status)
+    assert set(document["error"]) == {"code", "says", "where", "try", "see"}
+    assert told.err
+    assert "hunter2" not in told.out + told.err
+
+    assert run(["boom"]) == status  # without --json stdout stays empty
+    assert capsys.readouterr().out == ""
+    assert run(["boom", "--json", "--answer"]) == status  # what was answered stays the only document
+    assert json.loads(capsys.readouterr().out) == {"half": True}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "app.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)")
+        connection.executemany("INSERT INTO t (a) VALUES (?)", [("x",)] * 10)
+    return path
+
+
+def shell(line: str, folder: Path) -> tuple[int, str]:
+    """The status of `dbscale` itself in a line of bash where `$d` stands for it, and what was printed."""
+    program = f"{sys.executable} -m dbscale.cli"
+    found = subprocess.run(
+        ["bash", "-c", f'd="{program}"; {line}; echo "status ${{PIPESTATUS[0]}}"'],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+    said = found.stdout + found.stderr
+    return int(found.stdout.rpartition("status ")[2]), said
+
+
+def test_a_closed_pipe_does_not_stop_the_work(source: Path, database: str) -> None:
+    """`| head -1` takes a line and goes: the migration is finished and verified all the same, and its status kept."""
+    status, said = shell(f"$d migrate {source} '{database}' 2>&1 | true", source.parent)
+    assert status == 0, said
+    import psycopg
+
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT state FROM dbscale.runs").fetchall() == [("done",)]
+        connection.execute("DELETE FROM t WHERE id = 3")
+    status, said = shell(f"$d verify {source} '{database}' | true", source.parent)
+    assert status == 1
+    assert "Broken" not in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_an_answer_that_cannot_be_written_is_an_error(source: Path) -> None:
+    status, said = shell(f"$d assess {source} > /dev/full", source.parent)
+    assert status == STOPPED
+    assert "the answer cannot be written" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("words", [["assess", "app.db", "--html"]])
+def test_a_file_that_cannot_be_written(
+    words: list[str], source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(source.parent)
+    assert run([*words, "no/such/place", "--json"]) == USAGE
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert document["error"]["where"] == "no/such/place"
