@@ -47,8 +47,11 @@ def test_every_command_takes_json(path: tuple[str, ...], capsys: pytest.CaptureF
     document = json.loads(capsys.readouterr().out)
     assert document["exit"] == USAGE
     assert document["error"]["code"] == "config-error"
-    assert document["error"]["where"] == " ".join(("dbscale", *path))
-    assert "--no-such-option" in document["error"]["says"]
+    if not TABLE[path].context_settings.get(
+        "ignore_unknown_options"
+    ):  # where a key may be a negative number, it is taken for a key
+        assert document["error"]["where"] == " ".join(("dbscale", *path))
+        assert "--no-such-option" in document["error"]["says"]
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
