@@ -46,6 +46,9 @@ class Figures:
     on_replicas: int = 0
     on_primary: int = 0
     begun_again: int = 0
+    while_online: float = 0.0
+    """The share of reads on the frail replica while it was online."""
+    online_seconds: float = 0.0
     routes: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
@@ -134,6 +137,29 @@ class Storm:
             self.over.wait(random.uniform(0.1, 2))
             embedded.up(server.name, root=root)
 
+    def watch(self, name: str) -> None:
+        """Count where reads go while the replica `name` is online."""
+        node = self.cluster.groups["home"].nodes[name]
+        there = everywhere = 0.0
+        before = self._routed(name)
+        while not self.over.is_set():
+            online, start = node.view.state == "online", time.perf_counter()
+            time.sleep(0.02)
+            now = self._routed(name)
+            if online and node.view.state == "online":
+                there += now[0] - before[0]
+                everywhere += now[1] - before[1]
+                self.figures.online_seconds += time.perf_counter() - start
+            before = now
+        self.figures.while_online = round(there / everywhere, 3) if everywhere else 0.0
+        self.figures.online_seconds = round(self.figures.online_seconds, 1)
+
+    def _routed(self, name: str) -> tuple[float, float]:
+        """Reads so far: on the node `name`, and on all."""
+        routes = [dict(s.labels) | {"n": s.value} for s in self.cluster.metrics.samples() if s.name == "dbscale_route"]
+        reads = [route for route in routes if route["reason"] != "write"]
+        return sum(r["n"] for r in reads if r["node"] == name), sum(r["n"] for r in reads)
+
 
 def storm(*, reads: int, pairs: int = 8, delay: str = "3s", kill: bool = True, tokens: bool = True) -> Figures:
     """Run it; `tokens=False` reads without them, to show that the storm does make stale reads."""
@@ -145,15 +171,17 @@ def storm(*, reads: int, pairs: int = 8, delay: str = "3s", kill: bool = True, t
         made = Storm(cluster, pairs=pairs, reads=reads, tokens=tokens)
         writers = [threading.Thread(target=made.write, args=(number,)) for number in range(pairs)]
         readers = [threading.Thread(target=made.read, args=(number,)) for number in range(pairs)]
-        killer = [threading.Thread(target=made.kill, args=(frail, root))] if kill else []
+        others = [threading.Thread(target=made.watch, args=("shop.replica2",))]
+        if kill:
+            others.append(threading.Thread(target=made.kill, args=(frail, root)))
         start = time.perf_counter()
-        for thread in (*writers, *readers, *killer):
+        for thread in (*writers, *readers, *others):
             thread.start()
         for thread in readers:
             thread.join()
         made.figures.seconds = round(time.perf_counter() - start, 1)
         made.over.set()
-        for thread in (*writers, *killer):
+        for thread in (*writers, *others):
             thread.join()
         return _with_routes(made.figures, cluster)
 

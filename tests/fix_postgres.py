@@ -63,11 +63,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    versions = metafunc.config.getoption("--pg").split(",")
+    if "each_version" in metafunc.fixturenames:
+        metafunc.parametrize("each_version", [v for v in versions if v.isdigit()] or ["18"])
     if "server" not in metafunc.fixturenames:
         return
-    versions = metafunc.config.getoption("--pg").split(",")
     if metafunc.module.__name__ not in MIGRATION_SUITE:
-        versions = [max(versions, key=lambda version: version.rjust(2) if version.isdigit() else "")]
+        versions = [_newest(versions)]
     if "replica" in metafunc.fixturenames or metafunc.definition.get_closest_marker("embedded"):
         versions = [version for version in versions if version != "container"] or ["18"]
     marked = [
@@ -75,6 +77,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for version in versions
     ]
     metafunc.parametrize("server", marked, indirect=True, scope="session", ids=str if len(marked) > 1 else None)
+
+
+def _newest(versions: list[str]) -> str:
+    return max(versions, key=lambda version: version.rjust(2) if version.isdigit() else "")
 
 
 def absent(reason: str) -> NoReturn:
@@ -94,6 +100,16 @@ def binaries(version: str) -> Path:
         if (place / "initdb").exists() and str(programs.major(place)) == version:
             return place
     return absent(f"PostgreSQL {version} is not on this machine")
+
+
+@pytest.fixture(scope="module")
+def own_servers(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Servers that a test starts by itself are of the newest version of `--pg`; its programs."""
+    newest = _newest(request.config.getoption("--pg").split(","))
+    place = binaries(newest if newest.isdigit() else "18")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DBSCALE_PG_BIN", str(place))
+        yield place
 
 
 @pytest.fixture(scope="session")

@@ -29,10 +29,11 @@ from fix_postgres import QUICK
 from fix_proxy import Proxy
 
 Servers = tuple[embedded.Server, embedded.Server]
+pytestmark = pytest.mark.usefixtures("own_servers")
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory, server_root: Path) -> Servers:
+def pair(own_servers: Path, server_root: Path) -> Servers:
     """A primary and a streaming replica."""
     settings = QUICK | {"synchronous_commit": "on"}
     primary = embedded.up("pair", root=server_root, settings=settings)

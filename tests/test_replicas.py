@@ -34,7 +34,9 @@ from dbscale.cluster.survey import Member, survey, wait
 from dbscale.drivers import embedded, programs, replication
 from dbscale.drivers.replication import Place, Sender, Sending, Slot, Standby, normalised
 from dbscale.plan import Command, Plan
-from fix_postgres import QUICK, binaries
+from fix_postgres import QUICK
+
+pytestmark = pytest.mark.usefixtures("own_servers")
 
 PRIMARY = Place(system="1", timeline=1, recovery=False, lsn=1000, receiving=None)
 REPLICA = Place(system="1", timeline=1, recovery=True, lsn=1000, receiving=True)
@@ -299,12 +301,12 @@ def test_a_role_for_analytics_reads_everything_and_writes_nothing(place: Path) -
 
 @pytest.mark.slow
 def test_the_plan_for_another_machine_makes_a_replica_that_streams(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, own_servers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each statement and command of the plan, as it is, against a server that is not dbscale's to start."""
     primary = embedded.up("shop")
     account = programs.account_for(place)
-    programs_ = programs.usable(binaries("18"), account)
+    programs_ = programs.usable(own_servers, account)
     directory = place / "replica"
     with psycopg.connect(primary.url, autocommit=True) as connection:
         sending = replication.sending(connection)

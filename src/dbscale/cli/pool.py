@@ -286,9 +286,7 @@ def pgbouncer(
     with _connected(url) as connection:
         parts = connection.info
         wanted = _wanted(settings, name, url, connection=connection, out=out, listen=listen)
-        wanted = replace(
-            wanted, pool_size=pool_size, clients=clients, client_tls_cert=client_cert, client_tls_key=client_key
-        )
+        wanted = replace(wanted, pool_size=pool_size, clients=clients, **_pair(client_cert, client_key))
         secrets = bouncer.secrets_of(connection, parts.user, parts.password)
         password = parts.password
     binary = "" if for_version else bouncer.program()
@@ -324,6 +322,13 @@ def pgbouncer(
         bouncer.save(written, target)
         output.say(f"written: {target}/pgbouncer.ini and userlist.txt; start: pgbouncer {target}/pgbouncer.ini")
     return 0
+
+
+def _pair(cert: str, key: str) -> dict[str, str]:
+    """The files for TLS towards clients, by their full paths: PgBouncer runs elsewhere."""
+    if bool(cert) != bool(key):
+        raise ConfigError("a certificate needs its key, and a key its certificate", try_="--client-cert --client-key")
+    return {"client_tls_cert": str(Path(cert).absolute()), "client_tls_key": str(Path(key).absolute())} if cert else {}
 
 
 def _wanted(settings: Config, name: str, url: str, *, connection: Connection, out: str, listen: str) -> Any:

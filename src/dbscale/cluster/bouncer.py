@@ -79,11 +79,16 @@ def prove(wanted: Wanted, secrets: dict[str, str], password: str, binary: str) -
             checks = [start]
             if not start.good:
                 return checks
+            checks.append(_login(here, password))  # before the console's: see pgbouncer.CONSOLE_FIRST
+            if not checks[-1].good:
+                return checks
             with _client(here, password, "pgbouncer") as console:
                 checks += [_version(console, found), _config(console, files), _databases(console, here)]
             checks += [_traffic(here, password), _session(here, password)]
             if found >= (1, 21, 0):
                 checks.append(_prepared(here, password))
+            if here.client_tls_cert or here.server_tls in ("require", "verify-ca", "verify-full"):
+                checks.append(_transport(here, password))
     return checks
 
 
@@ -136,7 +141,7 @@ def _account() -> pwd.struct_passwd | None:
 
 
 @contextmanager
-def _client(wanted: Wanted, password: str, database: str) -> Iterator[psycopg.Connection[Any]]:
+def _client(wanted: Wanted, password: str, database: str, sslmode: str = "") -> Iterator[psycopg.Connection[Any]]:
     connection = psycopg.connect(
         conninfo.make_conninfo(
             host="127.0.0.1",
@@ -145,6 +150,8 @@ def _client(wanted: Wanted, password: str, database: str) -> Iterator[psycopg.Co
             password=password,
             dbname=database,
             connect_timeout=5,
+            # By the number of a machine no certificate can be checked: the proof is that it is TLS.
+            sslmode=sslmode or ("require" if wanted.client_tls_cert else "prefer"),
         ),
         autocommit=True,
         prepare_threshold=None,
@@ -264,6 +271,42 @@ def _session(wanted: Wanted, password: str) -> Check:
             pids.add(row)
     good = len(pids) == 1 and next(iter(pids))[1] == "4321ms"  # type: ignore[index]
     return Check("session alias", good, f"{wanted.database}_admin keeps SET lock_timeout" if good else f"{pids}")
+
+
+def _login(wanted: Wanted, password: str) -> Check:
+    """A client of the database gets in, and a server connection behind it."""
+    try:
+        with _client(wanted, password, wanted.database) as client:
+            row = client.execute("SELECT current_user").fetchone()
+    except psycopg.Error as error:
+        return Check("login", False, str(error).strip().partition("\n")[0])
+    return Check("login", row == (wanted.user,), f"{wanted.user}, by SCRAM")
+
+
+def _transport(wanted: Wanted, password: str) -> Check:
+    """TLS on both ways, as far as wanted; and to clients nothing else."""
+    said = []
+    with (
+        _client(wanted, password, "pgbouncer") as console,
+        _client(wanted, password, wanted.database) as client,
+    ):
+        client.execute("SELECT 1")
+        if wanted.client_tls_cert:
+            said.append((bool(client.pgconn.ssl_in_use), "to clients"))
+            said.append((not _admits(wanted, password, "disable"), "to clients alone"))
+        if wanted.server_tls in ("require", "verify-ca", "verify-full"):
+            servers = [row for row in show(console, "SERVERS") if row["database"] == wanted.database]
+            said.append((bool(servers) and all(row["tls"] for row in servers), f"to the server ({wanted.server_tls})"))
+    wrong = [says for good, says in said if not good]
+    return Check("TLS", not wrong, f"not {', '.join(wrong)}" if wrong else ", ".join(says for _, says in said))
+
+
+def _admits(wanted: Wanted, password: str, sslmode: str) -> bool:
+    try:
+        with _client(wanted, password, wanted.database, sslmode):
+            return True
+    except psycopg.OperationalError:
+        return False
 
 
 def _prepared(wanted: Wanted, password: str) -> Check:

@@ -18,7 +18,7 @@ from dbscale.cluster.token import Position
 NEVER = float("-inf")
 OTHER_TIMELINE_SECONDS = 60
 """How long a token of another timeline sends its reader to the primary: positions of two timelines do not compare."""
-LATE_SECONDS = 0.25
+LATE_SECONDS = 0.1
 """How long a replica that did not catch up within a reader's wait is not waited for."""
 
 State = Literal["online", "lagging", "probation", "offline"]
@@ -252,11 +252,11 @@ def after_look(view: View, *, timeline: int, lsn: int, at: float, as_of: float, 
 
 
 def after_failure(view: View, now: float, jitter: float) -> View:
-    """The view after a failed look or a failed use: offline, the next look after 0.5, 1, 2, 4 s, spread by `jitter`.
+    """The view after a failed look or a failed use: offline, the next look after 0.25, 0.5, 1, 2 s, spread by `jitter`.
 
     `jitter` is between 0 and 1. Callers that fail together count once.
     """
     if view.state == "offline" and now < view.retry_at:
         return view
-    pause = min(4.0, 0.5 * 2.0 ** min(view.failures, 10)) * (0.75 + jitter / 2)
+    pause = min(2.0, 0.25 * 2.0 ** min(view.failures, 10)) * (0.75 + jitter / 2)
     return replace(view, state="offline", failures=view.failures + 1, retry_at=now + pause)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from dbscale.errors import Finding
 
 Version = tuple[int, int, int]
-TESTED: Version = (1, 18, 0)
-"""The version that dbscale's own tests run."""
+TESTED: tuple[Version, ...] = ((1, 18, 0), (1, 25, 2))
+"""The versions that dbscale's own tests have passed on: the oldest that is written for, and the newest there is."""
 SCRAM = re.compile(r"SCRAM-SHA-256\$\d+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+")
 
 
@@ -74,10 +74,8 @@ def write(wanted: Wanted, version: Version, secrets: Mapping[str, str]) -> Files
     settings = _settings(wanted, version)
     server = f"host={wanted.host} port={wanted.port} dbname={wanted.dbname}"
     lines = [
-        f"; for PgBouncer {'.'.join(map(str, version))}, written by dbscale pool pgbouncer",
-        ""
-        if version <= TESTED
-        else f"; settings newer than {'.'.join(map(str, TESTED))} are untested by dbscale itself",
+        f"; for PgBouncer {_shown(version)}, written by dbscale pool pgbouncer",
+        "" if _tested(version) else f"; settings newer than {_shown(TESTED[0])} are untested by dbscale itself",
         "[databases]",
         f"{wanted.database} = {server} pool_size={wanted.pool_size} reserve_pool={wanted.reserve}",
         "; for migrations, pg_dump, LISTEN, advisory locks: what needs a session of its own",
@@ -143,9 +141,12 @@ VULNERABLE: tuple[tuple[Version, str], ...] = (
     ((1, 25, 2), "CVE-2026-6664, CVE-2026-6665, CVE-2026-6666, CVE-2026-6667"),
 )
 
+CONSOLE_FIRST: tuple[Version, Version] = ((1, 25, 0), (1, 25, 2))
+"""These keep a SCRAM verifier's keys at a user's first login alone, and not where that is the console's."""
+
 
 def _findings(wanted: Wanted, version: Version, secrets: Mapping[str, str]) -> list[Finding]:
-    shown = ".".join(map(str, version))
+    shown = _shown(version)
     found = []
     if version < (1, 21, 0):
         says = f"PgBouncer {shown} does not follow prepared statements: they must be off in every client"
@@ -153,13 +154,19 @@ def _findings(wanted: Wanted, version: Version, secrets: Mapping[str, str]) -> l
             "dbscale.open() turns them off by itself; psycopg: prepare_threshold=None; asyncpg: statement_cache_size=0"
         )
         found.append(Finding(code="pgbouncer-prepared", where=shown, says=says, try_=remedy, level="behaviour"))
-    elif version > TESTED:
-        says = f"written for {shown}; dbscale's own tests run {'.'.join(map(str, TESTED))}"
+    elif not _tested(version):
+        says = f"written for {shown}; dbscale's own tests run {' and '.join(map(_shown, TESTED))}"
         found.append(Finding(code="pgbouncer-untested", where=shown, says=says))
     for mended, what in VULNERABLE:
         if version < mended:
-            remedy = f"PgBouncer {'.'.join(map(str, mended))} or later"
+            remedy = f"PgBouncer {_shown(mended)} or later"
             found.append(Finding(code="pgbouncer-vulnerable", where=shown, says=what, try_=remedy))
+    if CONSOLE_FIRST[0] <= version <= CONSOLE_FIRST[1] and any(map(SCRAM.fullmatch, secrets.values())):
+        says = (
+            f"where the console is the first login of {wanted.user} after a start, its databases refuse it from then on"
+        )
+        remedy = "watch the console as a user of its own: name it in stats_users and in the userlist"
+        found.append(Finding(code="pgbouncer-console-first", where=shown, says=says, try_=remedy, level="behaviour"))
     if any(not SCRAM.fullmatch(secret) for secret in secrets.values()):
         says = "the server does not show its SCRAM verifiers to this role: the userlist holds the password itself"
         remedy = "run it as a superuser, or use auth_query; keep the file's mode 0600"
@@ -169,6 +176,14 @@ def _findings(wanted: Wanted, version: Version, secrets: Mapping[str, str]) -> l
         remedy = "sslmode=verify-full and sslrootcert in the database's URL"
         found.append(Finding(code="pgbouncer-tls", where=wanted.host, says=says, try_=remedy, level="behaviour"))
     return found
+
+
+def _tested(version: Version) -> bool:
+    return version <= TESTED[0] or version in TESTED
+
+
+def _shown(version: Version) -> str:
+    return ".".join(map(str, version))
 
 
 def _quoted(text: str) -> str:

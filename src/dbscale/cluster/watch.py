@@ -31,6 +31,8 @@ class Watch(threading.Thread):
         while not self._ended.is_set():
             self._look()
             pause = self.interval * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+            if self.node.view.state == "probation":
+                pause /= 4  # back, and read from after a second good look
             if self.node.error:
                 pause = max(pause, self.node.view.retry_at - time.monotonic())
             self.wake.wait(pause)
