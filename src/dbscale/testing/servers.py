@@ -6,14 +6,16 @@ import itertools
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from dbscale.drivers import postgres
 from dbscale.errors import DbscaleError, Missing
-from dbscale.schema import quote
+from dbscale.schema import literal, quote
 
 QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
 """What a crash would lose is of no interest here."""
@@ -29,14 +31,32 @@ class Server:
         self._numbers = itertools.count(1)
         self._made: list[str] = []
         self._templates: dict[str, str] = {}
+        self._asked: Counter[str] = Counter()
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="dbscale-fresh")
+        self._spare: dict[str, Future[str]] = {}
 
     def fresh(self, template: str = "") -> str:
-        """The URL of a new database: empty, or a copy of a template's."""
+        """The URL of a new database: empty, or a copy of a template's.
+
+        From a template's second copy on, the next one is made in the background while this one is used.
+        """
+        spare = self._spare.pop(template, None)
+        url = spare.result() if spare else self._make(template)
+        self._asked[template] += 1
+        if template and self._asked[template] > 1:
+            self._spare[template] = self._ahead.submit(self._make, template)
+        return url
+
+    def _make(self, template: str) -> str:
         name = f"dbscale_test_{os.getpid()}_{next(self._numbers)}"
         with postgres.connect(self.url, name="dbscale testing") as connection, postgres.translating():
             # template0 is empty for sure; a site may have put things into template1.
             connection.execute(f"CREATE DATABASE {quote(name)} TEMPLATE {quote(template or 'template0')}".encode())
-        self._made.append(name)
+            self._made.append(name)
+            # ALTER DATABASE … SET is not copied with the template.
+            for (set_,) in connection.execute(_SETTINGS, [template]).fetchall():
+                setting, _, value = set_.partition("=")
+                connection.execute(f"ALTER DATABASE {quote(name)} SET {setting} = {_value(setting, value)}".encode())
         return urlsplit(self.url)._replace(path=f"/{name}").geturl()
 
     @contextmanager
@@ -58,8 +78,9 @@ class Server:
                 self.drop(url)
                 raise
             self._templates[key] = urlsplit(url).path[1:]
-            # A template may have no sessions; an application's pool may have left one.
+            # A template may have no sessions; an application's pool may have left one, and may come back.
             with postgres.connect(self.url, name="dbscale testing") as connection:
+                connection.execute(f"ALTER DATABASE {quote(self._templates[key])} ALLOW_CONNECTIONS false".encode())
                 connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self._templates[key]]
                 )
@@ -75,8 +96,21 @@ class Server:
 
     def close(self) -> None:
         """Drop every database that is left."""
+        self._ahead.shutdown(cancel_futures=True)
         for name in list(self._made):
             self.drop(urlsplit(self.url)._replace(path=f"/{name}").geturl())
+
+
+_SETTINGS = """
+SELECT unnest(setconfig) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+ WHERE d.datname = %s AND s.setrole = 0
+"""
+_LISTS = frozenset(("search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"))
+
+
+def _value(setting: str, value: str) -> str:
+    """A setting's value as SET wants it: lists are stored quoted already."""
+    return value or "''" if setting.lower() in _LISTS else literal(value)
 
 
 @contextmanager
