@@ -197,3 +197,94 @@ def test_by_sqlalchemy_and_asyncio(place: Place) -> None:
 
     asyncio.run(work())
     assert place("two", "SELECT id FROM farms") == [(150,)]
+
+
+def test_every_way_to_begin_a_transaction_holds_the_range(place: Place, cluster: Cluster) -> None:
+    """BEGIN by the first statement, by transaction(), after commit(), in a savepoint, in a pipeline, for COPY."""
+
+    def held() -> bool:
+        try:
+            place("one", "SET lock_timeout = 50; UPDATE dbscale.owned_ranges SET state = 'owned'")
+        except psycopg.errors.LockNotAvailable:
+            return True
+        return False
+
+    with cluster.write("farms", 5) as connection:
+        for number in range(3):  # the first asks for the epoch, the second prepares, the third executes
+            connection.execute("SELECT 1")
+            assert held(), number
+            connection.commit()
+            assert not held()
+        with connection.transaction():
+            connection.execute("SELECT 1")
+            assert held()
+            with connection.transaction():
+                connection.execute("INSERT INTO farms (id) VALUES (5)")
+        assert not held()
+        with connection.transaction(), connection.transaction(force_rollback=True):
+            connection.execute("SELECT 1")
+        with connection.transaction():
+            with connection.transaction(force_rollback=True):
+                connection.execute("SELECT 1")
+            connection.execute("SELECT 1")
+            assert held()
+        connection.execute("SAVEPOINT a")
+        connection.execute("SELECT 1")
+        connection.execute("ROLLBACK TO a")
+        connection.execute("SELECT 1")
+        assert held()
+        connection.rollback()
+        with connection.pipeline():
+            connection.execute("INSERT INTO farms (id) VALUES (6)")
+            connection.execute("INSERT INTO farms (id) VALUES (7)")
+            assert held()
+        connection.commit()
+        with connection.cursor().copy("COPY farms (id) FROM STDIN") as copy:
+            copy.write_row([8])
+            assert held()
+        connection.commit()
+        assert list(connection.cursor().stream("SELECT id FROM farms WHERE id = 8")) == [(8,)]
+        assert held()
+        connection.commit()
+        connection.execute("DEALLOCATE ALL")
+        connection.commit()
+        connection.execute("INSERT INTO farms (id) VALUES (9)")
+        assert held()
+    assert place("one", "SELECT id FROM farms ORDER BY 1") == [(5,), (6,), (7,), (8,), (9,)]
+    place("one", "UPDATE dbscale.owned_ranges SET epoch = 9")
+    for begin in ("copy", "pipeline", "transaction"):
+        with pytest.raises(StaleMap):
+            _insert_by(cluster, begin)
+        cluster.epochs._known["farms", "s1"] = 1  # type: ignore[union-attr]  # an old epoch again
+    assert place("one", "SELECT count(*) FROM farms WHERE id = 10") == [(0,)]
+
+
+def _insert_by(cluster: Cluster, begin: str) -> None:
+    with cluster.write("farms", 5) as connection:
+        if begin == "copy":
+            with connection.cursor().copy("COPY farms (id) FROM STDIN") as copy:
+                copy.write_row([10])
+        else:
+            with getattr(connection, begin)():
+                connection.execute("INSERT INTO farms (id) VALUES (10)")
+
+
+def test_the_isolation_level_is_the_callers(cluster: Cluster) -> None:
+    for _ in range(2):
+        with cluster.write("farms", 5) as connection:
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            assert connection.execute("SHOW transaction_isolation").fetchone() == ("repeatable read",)
+            connection.rollback()
+            connection.isolation_level = None
+
+
+def test_dbscale_tables_of_another_schema(tmp_path: Path, new_database: Callable[..., str]) -> None:
+    place = Place(tmp_path, {name: new_database() for name in ("home", "one", "two")})
+    place.shards("apply", "farms", "--state-schema", "its own")
+    with dbscale.open(tmp_path / "dbscale.toml", driver="psycopg", state_schema="its own") as cluster:
+        with cluster.write("farms", 5) as connection:
+            connection.execute("INSERT INTO farms (id) VALUES (5)")
+        place("one", 'UPDATE "its own".owned_ranges SET epoch = 9')
+        with pytest.raises(StaleMap), cluster.write("farms", 5) as connection:
+            connection.execute("INSERT INTO farms (id) VALUES (6)")
+    assert place("one", "SELECT id FROM farms") == [(5,)]

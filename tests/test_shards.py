@@ -496,8 +496,6 @@ def test_a_run_that_fails_half_way_goes_on_when_it_is_planned_again(deployment: 
 def test_the_fence_holds_against_an_old_epoch_also_under_repeatable_read(deployment: Deployment, farms: Map) -> None:
     deployment.apply(farms)
     with psycopg.connect(deployment.urls["two"]) as client:
-        assert fence.epochs(client, "farms") == {"f1": 1}
-        client.rollback()
         client.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         client.execute("SELECT 1 FROM farms")
         deployment("two", "UPDATE dbscale.owned_ranges SET state = 'fenced', epoch = 2")
@@ -511,5 +509,3 @@ def test_the_fence_holds_against_an_old_epoch_also_under_repeatable_read(deploym
         fence.hold(client, "farms", "f1", 2)
         with pytest.raises(psycopg.errors.LockNotAvailable):
             deployment("two", "SET lock_timeout = '100ms'; UPDATE dbscale.owned_ranges SET state = 'fenced'")
-    with psycopg.connect(deployment.urls["one"]) as other:
-        assert fence.epochs(other, "sales") == {}

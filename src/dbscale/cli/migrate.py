@@ -175,7 +175,8 @@ class Spreading:
         """ConfigError where a map is wrong, or the target is not the home of the shards."""
         if not files:
             return cls(urls={"target": target.url})
-        from dbscale.shards import client, file
+        from dbscale.shards import file
+        from dbscale.shards.facts import databases
 
         loaded = [map_ for path in files for map_ in file.load(path, settings).maps]
         if not loaded:
@@ -190,7 +191,7 @@ class Spreading:
                 where=f"{settings.path}: shards.home",
                 try_=f"dbscale migrate SOURCE {home} --shard-map …",
             )
-        names = dict.fromkeys(name for map_ in maps.maps for name in client.databases(map_, maps.shards))
+        names = dict.fromkeys(name for map_ in maps.maps for name in databases(map_, maps.shards))
         urls = {name: places.open_target(settings, name).url for name in names if name != home}
         return cls(urls={"target": target.url, **urls}, maps=maps, home=home)
 

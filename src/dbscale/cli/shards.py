@@ -93,7 +93,7 @@ def _facts(
 
     if not maps.shards:
         raise ConfigError("dbscale.toml names no shards", where="[shards]", try_='shard_1 = "NAME OF A DATABASE"')
-    from dbscale.shards.client import databases
+    from dbscale.shards.facts import databases
 
     names = dict.fromkeys((settings.shards.get("home", ""), *databases(map_, maps.shards)))
     urls = {name: places.open_target(settings, name).url for name in names if name}

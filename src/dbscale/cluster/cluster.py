@@ -46,6 +46,7 @@ def open(  # noqa: A001 - dbscale.open(), as one opens a file
     wait: float = 0.05,
     sticky: float = 5.0,
     interval: float = 0.5,
+    state_schema: str = "dbscale",
 ) -> Cluster:
     """The cluster that a configuration describes: dbscale.toml, or the file or Config given.
 
@@ -54,7 +55,8 @@ def open(  # noqa: A001 - dbscale.open(), as one opens a file
     application_name. `region` (or DBSCALE_REGION) prefers replicas of that region. Replicas whose proven lag is over
     `max_lag` seconds are not read from; a reader of its own writes waits up to `wait` seconds for a replica before it
     goes to the primary; where positions cannot be had, a writer reads from the primary for `sticky` seconds. Nodes are
-    looked at every `interval` seconds, from the first use on. Connects to nothing yet. ConfigError where no database
+    looked at every `interval` seconds, from the first use on. `state_schema` is where `dbscale shards apply` has put
+    dbscale's own tables. Connects to nothing yet. ConfigError where no database
     or more than one fits.
     """
     settings = config if isinstance(config, configuration.Config) else configuration.load(config)
@@ -77,6 +79,7 @@ def open(  # noqa: A001 - dbscale.open(), as one opens a file
         name=name,
         region=region if region is not None else os.environ.get("DBSCALE_REGION", ""),
         metrics=metrics,
+        state_schema=state_schema,
     )
 
 
@@ -151,13 +154,14 @@ class Cluster:
         name: str,
         region: str,
         metrics: Metrics,
+        state_schema: str,
     ) -> None:
         self.groups = groups
         self.epochs: Epochs | None = None
         if maps is not None:
             from dbscale.cluster.keyed import Epochs
 
-            self.epochs = Epochs(maps)
+            self.epochs = Epochs(maps, state_schema)
         self.metrics = metrics
         self.region = region
         self.kind = kind

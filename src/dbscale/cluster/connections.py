@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -71,6 +72,18 @@ class NodeCursor(psycopg.Cursor[Any]):
                 guard.before(self.connection, query, params)
         super().executemany(query, params_seq, **options)
 
+    def stream(self, query: Any, params: Any = None, **options: Any) -> Iterator[Any]:
+        if (guard := self.connection.guard) is not None:
+            guard.before(self.connection, query, params)
+        yield from super().stream(query, params, **options)
+
+    @contextmanager
+    def copy(self, statement: Any, params: Any = None, **options: Any) -> Iterator[psycopg.Copy]:
+        if (guard := self.connection.guard) is not None:
+            guard.before(self.connection, statement, params)
+        with super().copy(statement, params, **options) as copy:
+            yield copy
+
 
 class AsyncNodeCursor(psycopg.AsyncCursor[Any]):
     """A cursor that times its statements, and asks its connection's guard before each."""
@@ -93,6 +106,19 @@ class AsyncNodeCursor(psycopg.AsyncCursor[Any]):
                 await guard.before_async(self.connection, query, params)
         await super().executemany(query, params_seq, **options)
 
+    async def stream(self, query: Any, params: Any = None, **options: Any) -> AsyncIterator[Any]:
+        if (guard := self.connection.guard) is not None:
+            await guard.before_async(self.connection, query, params)
+        async for row in super().stream(query, params, **options):
+            yield row
+
+    @asynccontextmanager
+    async def copy(self, statement: Any, params: Any = None, **options: Any) -> AsyncIterator[psycopg.AsyncCopy]:
+        if (guard := self.connection.guard) is not None:
+            await guard.before_async(self.connection, statement, params)
+        async with super().copy(statement, params, **options) as copy:
+            yield copy
+
 
 class NodeConnection(psycopg.Connection[Any]):
     """A connection to a node. `commit` reports the position behind it."""
@@ -101,6 +127,21 @@ class NodeConnection(psycopg.Connection[Any]):
     connected_at: float
     on_commit: OnCommit | None = None
     guard: Guard | None = None
+    hold_prepared = False
+    """The statement that holds a range is prepared in this session (`cluster.keyed`)."""
+
+    def _get_tx_start_command(self) -> bytes:
+        if self.guard is not None:
+            self.guard.began()
+        return super()._get_tx_start_command()
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """psycopg's; a guarded transaction holds its range before it begins."""
+        if self.guard is not None:
+            self.guard.before(self, None, None)
+        with super().pipeline() as pipeline:
+            yield pipeline
 
     def commit(self) -> None:
         if self._plain():
@@ -120,6 +161,21 @@ class AsyncNodeConnection(psycopg.AsyncConnection[Any]):
     connected_at: float
     on_commit: OnCommit | None = None
     guard: Guard | None = None
+    hold_prepared = False
+    """The statement that holds a range is prepared in this session (`cluster.keyed`)."""
+
+    def _get_tx_start_command(self) -> bytes:
+        if self.guard is not None:
+            self.guard.began()
+        return super()._get_tx_start_command()
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[psycopg.AsyncPipeline]:
+        """psycopg's; a guarded transaction holds its range before it begins."""
+        if self.guard is not None:
+            await self.guard.before_async(self, None, None)
+        async with super().pipeline() as pipeline:
+            yield pipeline
 
     async def commit(self) -> None:
         if self._plain():

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from psycopg.pq import TransactionStatus
+from psycopg import errors, generators
+from psycopg.abc import PQGen
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from dbscale import query as queries
 from dbscale.errors import Unroutable
@@ -28,6 +30,8 @@ class Epochs:
     """The maps in effect as the servers know them: read at the first write to a map, and again when one is stale."""
 
     maps: Maps
+    schema: str
+    """Where dbscale's own tables are on the servers."""
     _known: dict[tuple[str, str], int | None] = field(default_factory=dict)
     """By map and shard; None where the map was never applied to it, and there is nothing to hold."""
     _lock: Lock = field(default_factory=Lock)
@@ -65,63 +69,64 @@ class Guard:
     maps: Maps
     map: Map
     range: Range
-    _busy: bool = False
+    _held: bool = False
+    """The transaction that the connection is in holds the range."""
 
     def before(self, connection: Any, sql: Any, parameters: Any) -> None:
         """Called before each statement. StaleMap, and Unroutable for a statement that belongs elsewhere."""
-        if self._busy:
-            return
-        self._check(connection, sql, parameters)
-        if connection.info.transaction_status == TransactionStatus.IDLE and not connection.autocommit:
-            self._busy = True
-            try:
-                self._hold(connection)
-            finally:
-                self._busy = False
+        if self._due(connection, sql, parameters):
+            with connection.lock:
+                connection.wait(self._hold(connection))
 
     async def before_async(self, connection: Any, sql: Any, parameters: Any) -> None:
         """As `before`."""
-        if self._busy:
-            return
-        self._check(connection, sql, parameters)
-        if connection.info.transaction_status == TransactionStatus.IDLE and not connection.autocommit:
-            self._busy = True
-            try:
-                asked, epoch = self.epochs.known(self.map.name, self.range.shard)
-                if not asked:
-                    there = await (await connection.execute(fence.THERE)).fetchone()
-                    row = await (await connection.execute(fence.MAP, [self.map.name])).fetchone() if there[0] else None
-                    self.epochs.learn(self.map, self.range.shard, fence.read(row))
-                    epoch = self.epochs.known(self.map.name, self.range.shard)[1]
-                if epoch is not None:
-                    held = await connection.execute(fence.HOLD, [self.map.name, self.range.id, epoch])
-                    self._held(await held.fetchone(), epoch)
-            finally:
-                self._busy = False
+        if self._due(connection, sql, parameters):
+            async with connection.lock:
+                await connection.wait(self._hold(connection))
 
-    def _hold(self, connection: Any) -> None:
-        asked, epoch = self.epochs.known(self.map.name, self.range.shard)
+    def began(self) -> None:
+        """Called where a transaction begins: what the last one held, this one does not."""
+        self._held = False
+
+    def _due(self, connection: Any, sql: Any, parameters: Any) -> bool:
+        """True where the range is to be held first. Unroutable for a statement that belongs elsewhere."""
+        if sql is not None and self._check(connection, sql, parameters) == "transaction":
+            # ROLLBACK TO lets go of what was held since; the next statement finds out.
+            self._held = False
+            return False
+        status = connection.pgconn.transaction_status
+        if status == TransactionStatus.IDLE:
+            return not connection.autocommit
+        return not self._held and status == TransactionStatus.INTRANS
+
+    def _hold(self, connection: Any) -> PQGen[None]:
+        """Begin a transaction where there is none, and hold the range in it."""
+        map_, shard, schema = self.map, self.range.shard, self.epochs.schema
+        asked, epoch = self.epochs.known(map_.name, shard)
         if not asked:
-            self.epochs.learn(self.map, self.range.shard, fence.current(connection, self.map.name))
-            epoch = self.epochs.known(self.map.name, self.range.shard)[1]
+            there = yield from _ask(connection, fence.there(schema))
+            found = (yield from _ask(connection, fence.asking(schema, map_.name))) if there == (b"t",) else None
+            self.epochs.learn(map_, shard, fence.read(found) if found else None)
+            epoch = self.epochs.known(map_.name, shard)[1]
         if epoch is not None:
-            self._held(connection.execute(fence.HOLD, [self.map.name, self.range.id, epoch]).fetchone(), epoch)
+            row = yield from _held(connection, schema, (map_.name, self.range.id, epoch))
+            if row is None:
+                self.epochs.forget(map_.name)
+                raise fence.stale(map_.name, self.range.id, epoch)
+        # What is held within a savepoint goes with it.
+        self._held = connection._num_transactions <= 1  # noqa: SLF001 - psycopg tells in no other way
 
-    def _held(self, row: Any, epoch: int) -> None:
-        if row is None:
-            self.epochs.forget(self.map.name)
-            raise fence.stale(self.map.name, self.range.id, epoch)
-
-    def _check(self, connection: Any, sql: Any, parameters: Any) -> None:
+    def _check(self, connection: Any, sql: Any, parameters: Any) -> str:
+        """The statement's verb. Unroutable where it provably belongs elsewhere."""
         text = sql if isinstance(sql, str) else sql.decode() if isinstance(sql, bytes) else sql.as_string(connection)
         parsed = queries.parse(text, "format" if parameters is not None else "numeric")
         if not parsed.tables or parsed.unsure:
-            return
+            return parsed.verb
         try:
             route = route_statement(self.maps, parsed, parameters or ())
         except Unroutable:
             if parsed.insert is not None and not parsed.insert.columns:
-                return  # no columns are named: the CHECK sees the key
+                return parsed.verb  # no columns are named: the CHECK sees the key
             raise
         if not self._here(route):
             raise Unroutable(
@@ -129,6 +134,7 @@ class Guard:
                 where=" ".join(text.split())[:120],
                 try_=f"cluster.write with a key of its own; this one is for {self.map.name} on {self.range.shard}",
             )
+        return parsed.verb
 
     def _here(self, route: Route) -> bool:
         if route.kind == "any":
@@ -136,6 +142,35 @@ class Guard:
         shard = self.maps.shards.get(self.range.shard, self.range.shard)
         there = {self.maps.shards.get(each, each) for each in route.shards}
         return there == {shard} and (route.map != self.map.name or set(route.ranges) <= {self.range.id})
+
+
+def _held(connection: Any, schema: str, names: tuple[str, str, int]) -> PQGen[tuple[bytes, ...] | None]:
+    """The row of a range that is held from now on. A new transaction begins in the same message, so that this costs no
+    round trip; and with a prepared statement, where sessions are the client's own.
+    """
+    if connection.pgconn.transaction_status != TransactionStatus.IDLE or connection.node.pooled:
+        return (yield from _ask(connection, fence.holding(schema, *names)))
+    if connection.hold_prepared:
+        try:
+            return (yield from _ask(connection, fence.executing(*names)))
+        except errors.InvalidSqlStatementName:  # DEALLOCATE ALL, DISCARD ALL
+            connection.pgconn.send_query(b"ROLLBACK")
+            yield from generators.execute(connection.pgconn)
+    connection.hold_prepared = True
+    return (yield from _ask(connection, f"{fence.preparing(schema)}; {fence.executing(*names)}"))
+
+
+def _ask(connection: Any, sql: str) -> PQGen[tuple[bytes, ...] | None]:
+    """The row that a query yields, sent with the BEGIN of its transaction where it is the first."""
+    pgconn = connection.pgconn
+    if pgconn.transaction_status == TransactionStatus.IDLE:
+        begin = connection._get_tx_start_command().decode()  # noqa: SLF001 - with the caller's isolation level
+        sql = f"{begin}; {sql}"
+    pgconn.send_query(sql.encode())
+    result = (yield from generators.execute(pgconn))[-1]
+    if result.status != ExecStatus.TUPLES_OK:
+        raise errors.error_from_result(result, encoding=connection.info.encoding)
+    return tuple(result.get_value(0, place) for place in range(result.nfields)) if result.ntuples else None
 
 
 def guard(epochs: Epochs, table: str, key: Any) -> Guard | None:

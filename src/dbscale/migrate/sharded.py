@@ -22,7 +22,7 @@ from dbscale.plan import Load, LoadColumn, Plan, Sql, Step
 from dbscale.query import parse
 from dbscale.schema import Column, Schema, Table, View, columns_sql, literal, quote
 from dbscale.shards import client, live, predicates, targets
-from dbscale.shards.client import Facts
+from dbscale.shards.facts import Facts, databases
 from dbscale.shards.keys import HIGHEST, INTEGERS, LOWEST, Key, Keys
 from dbscale.shards.live import Constraint, Live, LiveTable
 from dbscale.shards.map import Map, Maps, Range
@@ -56,7 +56,7 @@ class _Spread:
         return self.migration.target.schema
 
     def databases(self, map_: Map) -> dict[str, tuple[Range, ...]]:
-        return client.databases(map_, self.maps.shards)
+        return databases(map_, self.maps.shards)
 
     def map_of(self, table: str) -> Map | None:
         return self.maps.of(table, self.schema.name)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from dbscale.errors import Finding
 from dbscale.shards import client
-from dbscale.shards.client import Facts, databases, finding, generated, sequence_name
+from dbscale.shards.client import generated, sequence_name
+from dbscale.shards.facts import Facts, databases, finding
 from dbscale.shards.live import Live
 from dbscale.shards.map import Map
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dbscale.errors import Finding
 from dbscale.plan import Sql
 from dbscale.schema import literal
-from dbscale.shards.client import Facts, finding
+from dbscale.shards.facts import Facts, finding
 from dbscale.shards.live import LiveTable
 from dbscale.shards.map import Map
 

@@ -8,69 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
-from dbscale.errors import Finding, Level
+from dbscale.errors import Finding
 from dbscale.plan import Sql
 from dbscale.schema import column_sql, literal, quote
 from dbscale.shards import predicates
+from dbscale.shards.facts import Facts, databases, finding, template
 from dbscale.shards.keys import ANYTHING, HIGHEST, INTEGERS, Cut, show
-from dbscale.shards.live import Live, LiveTable, Sequence
+from dbscale.shards.live import LiveTable, Sequence
 from dbscale.shards.map import Map, Range, content, difference
-
-STATE_SCHEMA = "dbscale"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
-    """A reference table's rows, read where it is written."""
-
-    table: str
-    rows: str
-    """A JSON array of the rows."""
-    digest: str
-    """Of the rows, whatever their order."""
-    count: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What planning needs to know of the servers."""
-
-    lives: Mapping[str, Live]
-    """Each database by its name in dbscale.toml."""
-    shards: Mapping[str, str]
-    """Each shard's database."""
-    home: str
-    """The database of the tables on no map; the reference tables are written there."""
-    catalog_sql: Mapping[str, str] = field(default_factory=dict)
-    """What brings dbscale's own tables up to date, by database; nothing where they are."""
-    strangers: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """How many rows of a table on a database belong to another one."""
-    copies: Mapping[str, Copy] = field(default_factory=dict)
-    digests: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """The digest of a reference table's copy, by database and table."""
-    places: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """host, port and dbname of each database."""
-    config: tuple[str, ...] = ()
-    """How a command of dbscale's own is told of the configuration file: `--config FILE`."""
-    state_schema: str = STATE_SCHEMA
-
-
-def finding(level: Level, code: str, where: str, says: str, try_: str) -> Finding:
-    """A finding; `code` has a section in docs/errors.md."""
-    return Finding(level=level, code=code, where=where, says=says, try_=try_)
-
-
-def databases(map_: Map, shards: Mapping[str, str]) -> dict[str, tuple[Range, ...]]:
-    """The databases of a map with the ranges each of them owns; for a hash map, Citus' coordinator."""
-    if map_.hash:
-        return {shards[map_.shard]: ()}
-    found: dict[str, tuple[Range, ...]] = {}
-    for range_ in map_.ranges:
-        database = shards[range_.shard]
-        found[database] = (*found.get(database, ()), range_)
-    return found
 
 
 def steps(map_: Map, facts: Facts) -> Iterator[Sql]:
@@ -82,7 +28,7 @@ def steps(map_: Map, facts: Facts) -> Iterator[Sql]:
             yield Sql(does=does, sql=_in_schema(sql, facts.state_schema), undo=None, on=database)
         yield from _tables(map_, facts, database)
         for table in map_.tables:
-            yield from check(map_, facts.lives[database].tables.get(table) or _template(facts, table), database, ranges)
+            yield from check(map_, facts.lives[database].tables.get(table) or template(facts, table), database, ranges)
         yield from _sequences(map_, facts, database, ranges)
         yield from copies(map_, facts, database)
     for database, ranges in databases(map_, facts.shards).items():
@@ -113,7 +59,7 @@ def _findings(map_: Map, facts: Facts) -> Iterator[Finding]:
         if (known := live.maps.get(map_.name)) is not None:
             yield from moves(known, map_)
         for table, column in map_.tables.items():
-            found = live.tables.get(table) or _template(facts, table)
+            found = live.tables.get(table) or template(facts, table)
             if found is None:
                 yield finding(
                     "blocker",
@@ -218,20 +164,10 @@ def _foreign_keys(map_: Map, table: LiveTable) -> Iterator[Finding]:
         )
 
 
-def _template(facts: Facts, table: str) -> LiveTable | None:
-    """The table as some database has it: home first."""
-    order = (facts.home, *facts.shards.values())
-    return next((facts.lives[name].tables[table] for name in order if table in _tables_of(facts, name)), None)
-
-
-def _tables_of(facts: Facts, name: str) -> Mapping[str, LiveTable]:
-    return facts.lives[name].tables if name in facts.lives else {}
-
-
 def _tables(map_: Map, facts: Facts, database: str) -> Iterator[Sql]:
     """The tables that a database lacks, as another one has them."""
     missing = [table for table in (*map_.reference, *map_.tables) if table not in facts.lives[database].tables]
-    made = [found for table in missing if (found := _template(facts, table)) is not None]
+    made = [found for table in missing if (found := template(facts, table)) is not None]
     for table in made:
         yield Sql(
             does=f"create {table.name} on {database}",
@@ -333,7 +269,7 @@ def generated(map_: Map, facts: Facts) -> str:
     if map_.key not in INTEGERS or map_.strategy != "range":
         return ""
     for table, column in map_.tables.items():
-        found = _template(facts, table)
+        found = template(facts, table)
         key = found.column(column) if found else None
         alone = found and any(c.kind == "p" and c.columns == (column,) for c in found.constraints)
         if key and (key.identity or key.default.startswith("nextval(")) and alone:
@@ -344,7 +280,7 @@ def generated(map_: Map, facts: Facts) -> str:
 def _sequences(map_: Map, facts: Facts, database: str, ranges: tuple[Range, ...]) -> Iterator[Sql]:
     """A sequence for each range, which gives no id outside it, and goes on after the greatest that is there."""
     table = generated(map_, facts)
-    found = facts.lives[database].tables.get(table) or _template(facts, table)
+    found = facts.lives[database].tables.get(table) or template(facts, table)
     if not table or found is None:
         return
     column = map_.tables[table]
@@ -426,7 +362,7 @@ def copies(map_: Map, facts: Facts, database: str) -> Iterator[Sql]:
         copy = facts.copies.get(table)
         if copy is None or database == facts.home or facts.digests.get((database, table)) == copy.digest:
             continue
-        found = facts.lives[database].tables.get(table) or _template(facts, table)
+        found = facts.lives[database].tables.get(table) or template(facts, table)
         if found is None:
             continue
         kept = facts.digests.get((database, table), "")

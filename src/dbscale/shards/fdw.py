@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dbscale.plan import Command, Sql
 from dbscale.schema import literal, quote
 from dbscale.shards import predicates
-from dbscale.shards.client import Facts, databases
+from dbscale.shards.facts import Facts, databases
 from dbscale.shards.live import LiveTable
 from dbscale.shards.map import Map, Range
 from dbscale.shards.partitions import partition_bounds

@@ -1,14 +1,18 @@
-"""The fence against an old map: a transaction first asserts that its range is owned there, at the epoch it knows."""
+"""The fence against an old map: a transaction first asserts that its range is owned there, at the epoch it knows.
+
+The row of the range is locked FOR SHARE, as a plain read would see an old version of it under REPEATABLE READ: while a
+transaction holds it, nobody can fence the range off. The role needs SELECT and UPDATE on `owned_ranges` for that.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import json
 
 from dbscale.drivers.postgres import Connection
 from dbscale.errors import Unroutable
 from dbscale.schema import literal, quote
 from dbscale.shards import file
-from dbscale.shards.client import STATE_SCHEMA
+from dbscale.shards.facts import STATE_SCHEMA
 from dbscale.shards.map import Map
 
 
@@ -18,41 +22,43 @@ class StaleMap(Unroutable):
     section = "stale-map"
 
 
-OWNED, MAPS = quote(STATE_SCHEMA, "owned_ranges"), quote(STATE_SCHEMA, "shard_maps")
-HOLD = f"SELECT true FROM {OWNED} WHERE map = %s AND range_id = %s AND epoch = %s AND state = 'owned' FOR SHARE"
-THERE = f"SELECT to_regclass({literal(MAPS)}) IS NOT NULL"
-MAP = f"SELECT epoch, content FROM {MAPS} WHERE name = %s"
+def holding(schema: str, map_name: str, range_id: str, epoch: int | str) -> str:
+    """SQL that holds a range to the end of the transaction; it yields a row where the range is owned at `epoch`."""
+    names = [name if name.startswith("$") else literal(name) for name in (map_name, range_id)]
+    return (
+        f"SELECT true FROM {quote(schema, 'owned_ranges')} WHERE map = {names[0]} AND range_id = {names[1]}"
+        f" AND epoch = {epoch} AND state = 'owned' FOR SHARE"
+    )
 
 
-def epochs(connection: Connection, map_name: str, *, state_schema: str = STATE_SCHEMA) -> dict[str, int]:
-    """The ranges that this server owns, each with its epoch; none where the map was never applied to it."""
-    table = quote(state_schema, "owned_ranges")
-    if connection.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
-        return {}
-    query = f"SELECT range_id, epoch FROM {table} WHERE map = %s AND state = 'owned'"
-    return dict(connection.execute(query, [map_name]).fetchall())
+def preparing(schema: str) -> str:
+    """SQL that prepares `executing` in a session: planned once, it costs half."""
+    return f"PREPARE dbscale_hold (text, text, bigint) AS {holding(schema, '$1', '$2', '$3')}"
 
 
-def current(connection: Connection, map_name: str) -> tuple[int, Map] | None:
-    """The map in effect on this server, with its epoch; None where it was never applied to it."""
-    if connection.execute(THERE).fetchone() != (True,):
-        return None
-    return read(connection.execute(MAP, [map_name]).fetchone())
+def executing(map_name: str, range_id: str, epoch: int) -> str:
+    """As `holding`, in a session where `preparing` was run."""
+    return f"EXECUTE dbscale_hold ({literal(map_name)}, {literal(range_id)}, {epoch})"
 
 
-def read(row: Any) -> tuple[int, Map] | None:
-    """What `MAP` found."""
-    return (int(row[0]), file.restore(row[1])) if row else None
+def there(schema: str) -> str:
+    """SQL that says whether a map was ever applied to this server."""
+    return f"SELECT to_regclass({literal(quote(schema, 'shard_maps'))}) IS NOT NULL"
+
+
+def asking(schema: str, map_name: str) -> str:
+    """SQL for the map in effect, as `read` takes it."""
+    return f"SELECT epoch, content::text FROM {quote(schema, 'shard_maps')} WHERE name = {literal(map_name)}"
+
+
+def read(row: tuple[bytes, ...]) -> tuple[int, Map]:
+    """What `asking` found, as libpq has it: the epoch, and the map."""
+    return int(row[0]), file.restore(json.loads(row[1]))
 
 
 def hold(connection: Connection, map_name: str, range_id: str, epoch: int, *, state_schema: str = STATE_SCHEMA) -> None:
-    """Hold the range for the rest of the transaction: no move can fence it off before the transaction ends.
-
-    The row is locked FOR SHARE, as a plain read would see an old version of it under REPEATABLE READ; the role
-    needs UPDATE on the table for that. StaleMap where the range is not owned here at `epoch`.
-    """
-    sql = HOLD.replace(OWNED, quote(state_schema, "owned_ranges"))
-    if connection.execute(sql, [map_name, range_id, epoch]).fetchone() is None:
+    """Hold the range for the rest of the connection's transaction. StaleMap where it is not owned here at `epoch`."""
+    if connection.execute(holding(state_schema, map_name, range_id, epoch).encode()).fetchone() is None:
         raise stale(map_name, range_id, epoch)
 
 

@@ -11,7 +11,8 @@ from dbscale.drivers.postgres import Connection
 from dbscale.errors import ConfigError
 from dbscale.shards import live as reading
 from dbscale.shards import predicates
-from dbscale.shards.client import STATE_SCHEMA, Copy, Facts, check_name, databases
+from dbscale.shards.client import check_name
+from dbscale.shards.facts import STATE_SCHEMA, Copy, Facts, databases
 from dbscale.shards.keys import ANYTHING
 from dbscale.shards.live import Live, LiveTable
 from dbscale.shards.map import Map

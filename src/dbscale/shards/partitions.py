@@ -16,7 +16,8 @@ from dbscale.errors import Finding
 from dbscale.plan import Sql
 from dbscale.schema import Column, literal, quote
 from dbscale.shards import keys
-from dbscale.shards.client import Facts, create, drop_empty, finding
+from dbscale.shards.client import create, drop_empty
+from dbscale.shards.facts import Facts, finding
 from dbscale.shards.keys import Key
 from dbscale.shards.live import Constraint, LiveTable
 from dbscale.shards.map import Map, Range

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from dbscale.errors import ConfigError, Finding
 from dbscale.plan import Command, Plan, Sql
 from dbscale.shards import citus, client, fdw, partitions
-from dbscale.shards.client import Facts
+from dbscale.shards.facts import Facts, databases
 from dbscale.shards.map import Map
 
 Target = Literal["client", "partitions", "fdw", "citus"]
@@ -96,7 +96,7 @@ def _steps(map_: Map, facts: Facts, now: datetime, target: str, *, maintain: boo
         if not maintain:
             yield from client.steps(map_, facts)
         else:
-            for database in client.databases(map_, facts.shards):
+            for database in databases(map_, facts.shards):
                 yield from client.copies(map_, facts, database)
         if map_.every:
             yield from partitions.steps(map_, facts, now)

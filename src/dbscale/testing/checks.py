@@ -421,7 +421,8 @@ def shard_maps_fit(project: Project) -> Iterator[Finding]:
     """The shard maps are valid, and fit the schema at head: tables, keys and uniques."""
     from dbscale import config
     from dbscale.shards import file
-    from dbscale.shards.client import databases, findings
+    from dbscale.shards.client import findings
+    from dbscale.shards.facts import databases
     from dbscale.shards.gather import gather
 
     folder = project.root / project.maps
