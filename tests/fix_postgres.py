@@ -33,7 +33,8 @@ QUICK = {
     "max_connections": "60",
 }
 MIGRATION_SUITE = frozenset(
-    f"test_{name}" for name in ("migrate", "verify", "pitfalls", "target", "defaults", "views", "faults", "fixtures")
+    f"test_{name}"
+    for name in ("migrate", "verify", "pitfalls", "target", "defaults", "views", "faults", "fixtures", "rehearsal")
 )
 """Modules whose tests run on every version of `--pg`; the others run on the newest of them."""
 IMAGES = ("postgres:17", "dbscale-test-postgres")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -171,6 +172,12 @@ class Plan:
     def blockers(self) -> tuple[Finding, ...]:
         """The findings for which the plan must not be applied."""
         return tuple(finding for finding in self.findings if finding.level == "blocker")
+
+    def withheld(self, done: Collection[int]) -> tuple[Sql, ...]:
+        """The steps still to come that bring back what a step of `done` (numbers from 1) took away for the load."""
+        steps = [(number, step) for number, step in enumerate(self.steps, start=1) if isinstance(step, Sql)]
+        taken = {step.sql for number, step in steps if number in done and step.undo}
+        return tuple(step for number, step in steps if number not in done and step.undo in taken)
 
     def to_json(self, indent: int | None = 2) -> str:
         """The plan as a JSON document; `from_json` gives an equal plan."""

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,11 +83,26 @@ def carry_out(
 ) -> Outcome:
     """Run a plan with its progress on stderr."""
     outcome = Outcome()
-    with screen(plan, quiet=quiet) as drawing:
-        for event in apply.run(plan, urls=urls, source=source, jobs=jobs, state_schema=state_schema, resume=resume):
-            outcome.take(event)
-            drawing.show(event)
+    try:
+        with screen(plan, quiet=quiet) as drawing:
+            for event in apply.run(plan, urls=urls, source=source, jobs=jobs, state_schema=state_schema, resume=resume):
+                outcome.take(event)
+                drawing.show(event)
+    except BaseException:
+        for line in outstanding(plan, {done.number for done in outcome.steps})[1:]:
+            output.say(line)
+        raise
     return outcome
+
+
+def outstanding(plan: Plan, done: Collection[int]) -> list[str]:
+    """Lines for people: how far a run has come, and what it took away for the load and has not brought back."""
+    next_ = next((step.does for number, step in enumerate(plan.steps, start=1) if number not in done), "")
+    lines = [f"{len(done)} of {len(plan.steps)} steps are done" + (f"; the next one: {next_}" if next_ else "")]
+    if withheld := plan.withheld(done):
+        lines.append(f"taken away for the load until the run goes on or is undone: {len(withheld)} to come back")
+        lines += [f"  {step.does}" for step in withheld]
+    return lines
 
 
 def settle_earlier(
@@ -317,6 +332,7 @@ def status(target: str, *, state_schema: str, as_json: bool, config: str | None)
     destination = places.open_target(settings, target)
     with postgres.connect(destination.url) as connection:
         runs = catalog.runs(connection, state_schema)
+        done = {run.id: catalog.steps_done(connection, state_schema, run.id) for run in runs if run.unfinished}
     if as_json:
         output.answer_json(
             [
@@ -329,6 +345,7 @@ def status(target: str, *, state_schema: str, as_json: bool, config: str | None)
                     "started_at": run.started_at.isoformat(),
                     "finished_at": run.finished_at.isoformat() if run.finished_at else None,
                     "error": run.error or None,
+                    "outstanding": outstanding(Plan.from_json(run.plan), done[run.id]) if run.unfinished else [],
                 }
                 for run in runs
             ]
@@ -343,7 +360,10 @@ def status(target: str, *, state_schema: str, as_json: bool, config: str | None)
         if run.unfinished and run.state != "running":
             if run.error:
                 output.answer(f"run {run.id}: {run.error}")
-            again = flags(Plan.from_json(run.plan).options)
+            plan = Plan.from_json(run.plan)
+            for line in outstanding(plan, done[run.id]):
+                output.answer(line)
+            again = flags(plan.options)
             output.answer(f"go on: dbscale migrate {run.source} {without_secrets(target)}{again}")
             output.answer(f"or take it back: dbscale undo {run.id} {without_secrets(target)}")
     return 0

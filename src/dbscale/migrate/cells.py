@@ -30,6 +30,8 @@ FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799
 """0001-01-01 00:00:00 and 9999-12-31 23:59:59, the range of SQLite's own date functions."""
 TRUE_WORDS = ("t", "true", "y", "yes", "on", "1")
 FALSE_WORDS = ("f", "false", "n", "no", "off", "0")
+BLANK_PADDED = ("char", "bpchar")
+"""Types that take no notice of blanks at the end."""
 INTEGER_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
 
 Family = Literal["integer", "float", "numeric", "boolean", "bytea", "uuid", "json", "timestamp", "date", "time", "text"]
@@ -47,6 +49,7 @@ _ALIASES = {
     "timestamp without time zone": "timestamp",
     "time without time zone": "time",
     "character varying": "varchar",
+    "character": "char",
 }
 _FAMILIES: dict[str, Family] = {
     "smallint": "integer",
@@ -218,7 +221,9 @@ def _text(x: str, conversion: Conversion, to: Type, library: tuple[int, int, int
     whole = f"NOT instr({x},char(0))"
     if reading == "keep" and to.family == "text":
         if to.modifiers:
-            whole = " AND ".join(filter(None, (whole, f"length({x})<={to.modifiers[0]}")))
+            whole = f"{whole} AND length({x})<={to.modifiers[0]}"
+        if to.name in BLANK_PADDED:
+            whole = f"{whole} AND {x} NOT GLOB '* '"
         return Form("text", whole, x, quoted=True)
     if reading == "json" and to.family == "json":
         return Form("text", f"json_valid({x}) AND {whole}", x, quoted=True)
@@ -277,6 +282,6 @@ def _blob(x: str, reading: str, to: Type, library: tuple[int, int, int], *, utf8
         return Form("blob", f"length({x})=16", f"hex({x})")
     if reading == "jsonb" and to.family == "json" and library >= JSONB:
         return Form("blob", f"json_valid({x},8)", f"json({x})", quoted=True)
-    if reading == "text" and to.family == "text" and not to.modifiers and utf8:
+    if reading == "text" and to.family == "text" and not to.modifiers and to.name not in BLANK_PADDED and utf8:
         return Form("blob", f"NOT instr({x},x'00')", f"CAST({x} AS TEXT)", quoted=True)
     return None

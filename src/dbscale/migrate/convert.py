@@ -204,7 +204,8 @@ def _clock(clock: re.Match[str], text: str, to: Type, *, rounded: bool) -> None:
 
 def _text(raw: bytes, conversion: Conversion, to: Type, encoding: str) -> bytes:
     reading = conversion.texts
-    if reading == "keep" and to.family == "text" and not to.modifiers and encoding == "UTF-8":
+    padded = to.name in cells.BLANK_PADDED
+    if reading == "keep" and to.family == "text" and not (to.modifiers or padded) and encoding == "UTF-8":
         return _plain(raw, conversion)
     try:
         text = raw.decode(encoding, "replace" if conversion.invalid == "replace" else "strict")
@@ -359,6 +360,8 @@ def _scaled(value: Decimal, to: Type) -> str:
 
 
 def _limited(text: str, to: Type) -> str:
+    if to.name in cells.BLANK_PADDED and text.endswith(" "):
+        raise Refusal(f"{_short(text)} ends in blanks, which {to.name} does not keep")
     if to.modifiers and len(text) > to.modifiers[0]:
         raise Refusal(f"{len(text)} characters do not fit {to.name}({to.modifiers[0]})")
     return text

@@ -61,12 +61,25 @@ class LiveColumn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveForeignKey:
+    name: str
+    definition: str
+    """`pg_get_constraintdef`."""
+    valid: bool
+    columns: tuple[str, ...]
+    parent_schema: str
+    parent: str
+    parent_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveTable:
     name: str
     columns: tuple[LiveColumn, ...]
     empty: bool
-    foreign_keys: tuple[tuple[str, str, bool], ...] = ()
-    """Name, definition (`pg_get_constraintdef`), and whether it is validated."""
+    foreign_keys: tuple[LiveForeignKey, ...] = ()
+    uniques: tuple[tuple[str, ...], ...] = ()
+    """The columns of each primary key, and of each unique key or index over plain columns of all rows."""
     triggers: tuple[str, ...] = ()
     """User triggers that are on."""
 
@@ -89,22 +102,41 @@ _SHORT = {
 }
 
 _COLUMNS = """
-SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull,
+SELECT c.relname, a.attname,
+       CASE t.typtype WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod)
+                      ELSE format_type(a.atttypid, a.atttypmod) END,
+       NOT (a.attnotnull OR t.typnotnull),
        coalesce(pg_get_expr(d.adbin, d.adrelid), ''), a.attgenerated <> '', a.attidentity <> '',
        coalesce(pg_get_serial_sequence(format('%%I.%%I', n.nspname, c.relname), a.attname), '')
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  JOIN pg_type t ON t.oid = a.atttypid
   LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
  WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
  ORDER BY c.relname, a.attnum
 """
 
 _FOREIGN_KEYS = """
-SELECT c.relname, k.conname, pg_get_constraintdef(k.oid), k.convalidated
+SELECT c.relname, k.conname, pg_get_constraintdef(k.oid), k.convalidated,
+       ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS key (number, place)
+               JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = key.number ORDER BY key.place),
+       m.nspname, p.relname,
+       ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS key (number, place)
+               JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = key.number ORDER BY key.place)
   FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace m ON m.oid = p.relnamespace
  WHERE k.contype = 'f' AND n.nspname = %s AND k.conparentid = 0
  ORDER BY c.relname, k.conname
+"""
+
+_UNIQUES = """
+SELECT c.relname, ARRAY(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY AS key (number, place)
+                          JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = key.number
+                         WHERE key.place <= i.indnkeyatts ORDER BY key.place)
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL AND n.nspname = %s AND NOT c.relispartition
+ ORDER BY i.indisprimary DESC, i.indexrelid
 """
 
 _TRIGGERS = """
@@ -131,9 +163,23 @@ def read(connection: Connection, schema: str) -> tuple[LiveTable, ...]:
                 sequence=sequence or (called[1].replace("''", "'") if called else ""),
             )
         )
-    keys: dict[str, list[tuple[str, str, bool]]] = {}
-    for table, name, definition, valid in connection.execute(_FOREIGN_KEYS, [schema]):
-        keys.setdefault(table, []).append((name, definition, valid))
+    keys: dict[str, list[LiveForeignKey]] = {}
+    for table, name, definition, valid, columns_, parent_schema, parent, parent_columns in connection.execute(
+        _FOREIGN_KEYS, [schema]
+    ):
+        key = LiveForeignKey(
+            name=name,
+            definition=definition,
+            valid=valid,
+            columns=tuple(columns_),
+            parent_schema=parent_schema,
+            parent=parent,
+            parent_columns=tuple(parent_columns),
+        )
+        keys.setdefault(table, []).append(key)
+    uniques: dict[str, list[tuple[str, ...]]] = {}
+    for table, names in connection.execute(_UNIQUES, [schema]):
+        uniques.setdefault(table, []).append(tuple(names))
     triggers: dict[str, list[str]] = {}
     for table, name in connection.execute(_TRIGGERS, [schema]):
         triggers.setdefault(table, []).append(name)
@@ -144,6 +190,7 @@ def read(connection: Connection, schema: str) -> tuple[LiveTable, ...]:
             empty=connection.execute(f"SELECT NOT EXISTS (SELECT FROM {quote(schema, name)})".encode()).fetchone()
             == (True,),
             foreign_keys=tuple(keys.get(name, ())),
+            uniques=tuple(uniques.get(name, ())),
             triggers=tuple(triggers.get(name, ())),
         )
         for name in columns
@@ -239,6 +286,29 @@ def _named(name: str, things: Mapping[str, T]) -> T | None:
     return close[0] if len(close) == 1 else None
 
 
+def references(schema: str, matches: Sequence[Match], live: Sequence[LiveTable]) -> list[tuple[str, LiveForeignKey]]:
+    """The foreign keys of the tables that are loaded, and those by which other tables of the schema refer to them:
+    while these are there, PostgreSQL empties no table."""
+    loaded = {each.live.name for each in matches}
+    return [
+        (table.name, key)
+        for table in live
+        for key in table.foreign_keys
+        if table.name in loaded or (key.parent_schema == schema and key.parent in loaded)
+    ]
+
+
+def referring(schema: str, matches: Sequence[Match], live: Sequence[LiveTable]) -> Iterable[Finding]:
+    """A blocker for each table that is not loaded, and whose rows refer to a table that is to be emptied."""
+    full = {each.live.name for each in matches if not each.live.empty}
+    loaded = {each.live.name for each in matches}
+    rows = {table.name for table in live if not table.empty}
+    for table, key in references(schema, matches, live):
+        if table in rows - loaded and key.parent in full:
+            says = f"its rows refer to {key.parent}, which is to be emptied"
+            yield Finding(code="target-not-empty", where=table, says=says, try_=f"empty {table} first", level="blocker")
+
+
 def in_the_way(matches: Sequence[Match]) -> tuple[Finding, ...]:
     """A blocker for each table that holds rows already."""
     return tuple(
@@ -255,23 +325,33 @@ def in_the_way(matches: Sequence[Match]) -> tuple[Finding, ...]:
 
 
 def steps(
-    schema: str, matches: Sequence[Match], loads: Sequence[Load], sequences: Mapping[str, int], *, truncate: bool
+    schema: str,
+    matches: Sequence[Match],
+    loads: Sequence[Load],
+    sequences: Mapping[str, int],
+    *,
+    live: Sequence[LiveTable],
+    truncate: bool,
 ) -> tuple[Step, ...]:
-    """Keys and triggers out of the way, the load, keys and triggers back, sequences past what was loaded."""
+    """Keys and triggers out of the way, the load, keys and triggers back, sequences past what was loaded.
+
+    `live`: all tables of the schema; others than those of `matches` may refer to them.
+    """
     before: list[Step] = []
     after: list[Step] = []
+    for name, key in references(schema, matches, live):
+        table = quote(schema, name)
+        drop = f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {quote(key.name)}"
+        add = f"ALTER TABLE {table} ADD CONSTRAINT {quote(key.name)} {key.definition}"
+        unchecked = add if add.endswith(" NOT VALID") else f"{add} NOT VALID"
+        title = f"foreign key {quote(key.name)} on {quote(name)}"
+        before.append(Sql(does=f"drop {title} for the load", sql=drop, undo=add, blocks="everything"))
+        after.append(Sql(does=f"bring back {title}", sql=unchecked, undo=drop, blocks="writes"))
+        if key.valid:
+            check = f"ALTER TABLE {table} VALIDATE CONSTRAINT {quote(key.name)}"
+            after.append(Sql(does=f"validate {title}", sql=check, undo=""))
     for each in matches:
         table = quote(schema, each.live.name)
-        for name, definition, valid in each.live.foreign_keys:
-            drop = f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {quote(name)}"
-            add = f"ALTER TABLE {table} ADD CONSTRAINT {quote(name)} {definition}"
-            unchecked = add if add.endswith(" NOT VALID") else f"{add} NOT VALID"
-            title = f"foreign key {quote(name)} on {quote(each.live.name)}"
-            before.append(Sql(does=f"drop {title} for the load", sql=drop, undo=add, blocks="everything"))
-            after.append(Sql(does=f"bring back {title}", sql=unchecked, undo=drop, blocks="writes"))
-            if valid:
-                check = f"ALTER TABLE {table} VALIDATE CONSTRAINT {quote(name)}"
-                after.append(Sql(does=f"validate {title}", sql=check, undo=""))
         for name in each.live.triggers:
             off = f"ALTER TABLE {table} DISABLE TRIGGER {quote(name)}"
             on = f"ALTER TABLE {table} ENABLE TRIGGER {quote(name)}"

@@ -14,7 +14,7 @@ from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader, Source
 from dbscale.errors import ConfigError, Finding, Missing, StalePlan
-from dbscale.migrate import estimate, existing, facts, steps, target, types
+from dbscale.migrate import estimate, existing, facts, rehearsal, steps, target, types
 from dbscale.migrate.declaration import fold
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
 from dbscale.migrate.names import Identifiers
@@ -164,6 +164,10 @@ def make(
     sequences = {each.table: each.sequence for each in made.identities if each.sequence}
     findings = [*shadowed, *survey.findings, *made.findings, *source.notes]
     if not ignore_rows:
+        chosen = [load for load in loads if any(name.startswith(f"{load.table}.") for name in options.types)]
+        if chosen:
+            with postgres.connect(url, name="dbscale plan") as connection, postgres.reading(connection):
+                findings = rehearsal.rehearsed(source, connection, chosen, survey.schema.encoding, findings)
         findings += clashes(present, made.schema)
     plan = Plan(
         title=f"{source.title} into {postgres.display(url)}",
@@ -215,12 +219,16 @@ def _into_existing(
     loads = tuple(_loads(survey, columns, options, names))
     sequences = {each.source.name: each.source.sequence or 0 for each in matches}
     noticed = [*_shadowed(connection, options.state_schema), *findings, *survey.findings, *source.notes]
-    if not (ignore_rows or options.truncate):
-        noticed += existing.in_the_way(matches)
+    if not ignore_rows:
+        encoding = survey.schema.encoding
+        noticed = rehearsal.rehearsed(source, connection, loads, encoding, noticed)
+        noticed += rehearsal.broken(source, connection, matches, loads, survey.profiles, encoding)
+        in_the_way = existing.referring(options.schema, matches, live) if options.truncate else None
+        noticed += existing.in_the_way(matches) if in_the_way is None else in_the_way
     plan = Plan(
         title=f"{source.title} into the tables of {target_reference}",
         databases={"source": source_reference, "target": target_reference},
-        steps=existing.steps(options.schema, matches, loads, sequences, truncate=options.truncate),
+        steps=existing.steps(options.schema, matches, loads, sequences, live=live, truncate=options.truncate),
         findings=_unique(noticed),
         basis={"source": schema_digest(survey.schema)},
         options=options.as_strings(),
