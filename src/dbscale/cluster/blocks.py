@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 from dbscale.cluster import engines
 from dbscale.cluster import scope as scopes
 from dbscale.cluster.choose import Want
-from dbscale.cluster.connections import POSITION
+from dbscale.cluster.connections import note
 from dbscale.cluster.token import Token
 
 if TYPE_CHECKING:
@@ -67,14 +67,14 @@ class Writing:
         finally:
             self._group.pool(self._node, "psycopg").give(connection)
 
-    def _note(self, connection: Any) -> None:
+    @staticmethod
+    def _note(connection: Any) -> None:
         """Where the caller committed by `connection.transaction()`: the position now is at or behind its commit."""
         connection.autocommit = True
         try:
-            timeline, lsn = connection.execute(POSITION).fetchone()
+            note(connection)
         finally:
             connection.autocommit = False
-        connection.on_commit(self._node, int(timeline or "0", 16), int(lsn or 0))
 
 
 class Reading:

@@ -28,6 +28,9 @@ COMMIT = (
 )
 POSITION = COMMIT.rpartition(b";")[2].strip().decode()
 
+UNTOLD = (None, None)
+"""In place of a row of POSITION, where the server does not tell."""
+
 ASK = "SELECT pg_is_in_recovery(), (pg_last_wal_replay_lsn() - '0/0')::bigint"
 """A standby's replay position."""
 
@@ -125,6 +128,8 @@ class NodeConnection(psycopg.Connection[Any]):
 
     node: Node
     connected_at: float
+    taken_at: float
+    """From a psycopg pool, by time.perf_counter()."""
     on_commit: OnCommit | None = None
     guard: Guard | None = None
     hold_prepared = False
@@ -146,6 +151,8 @@ class NodeConnection(psycopg.Connection[Any]):
     def commit(self) -> None:
         if self._plain():
             super().commit()
+            if self.autocommit and self.on_commit is not None:  # SQLAlchemy's isolation level AUTOCOMMIT
+                note(self)
             return
         with self.lock:
             self.wait(_commit(self))
@@ -180,6 +187,12 @@ class AsyncNodeConnection(psycopg.AsyncConnection[Any]):
     async def commit(self) -> None:
         if self._plain():
             await super().commit()
+            if self.autocommit and self.on_commit is not None:
+                try:
+                    position = await (await self.execute(POSITION)).fetchone()
+                except psycopg.Error:
+                    position = UNTOLD
+                _tell(self, position)
             return
         async with self.lock:
             await self.wait(_commit(self))
@@ -210,8 +223,26 @@ def _commit(connection: NodeConnection | AsyncNodeConnection) -> PQGen[None]:
     if wrote and connection.on_commit is not None:
         last = results[-1]
         told = len(results) == 3 and last.status == pq.ExecStatus.TUPLES_OK
-        walfile, lsn = (last.get_value(0, 0), last.get_value(0, 1)) if told else (None, None)
-        connection.on_commit(connection.node, int(walfile or b"0", 16), int(lsn or 0))
+        _tell(connection, (last.get_value(0, 0), last.get_value(0, 1)) if told else UNTOLD)
+
+
+def note(connection: NodeConnection) -> None:
+    """Report the position after a commit that was not `commit`'s own, outside a transaction.
+
+    What was committed is committed: where the position cannot be had, the time alone counts.
+    """
+    try:
+        position = connection.execute(POSITION).fetchone()
+    except psycopg.Error:
+        position = UNTOLD
+    _tell(connection, position)
+
+
+def _tell(connection: NodeConnection | AsyncNodeConnection, position: Any) -> None:
+    """Report a row of POSITION: nothing in it where the server does not tell."""
+    walfile, lsn = position
+    if connection.on_commit is not None:
+        connection.on_commit(connection.node, int(walfile or "0", 16), int(lsn or 0))
 
 
 def introduce(connection: NodeConnection, node: Node, on_commit: OnCommit | None) -> NodeConnection:

@@ -76,9 +76,24 @@ def read_engine(group: Group, kind: str, default: Callable[[], Want]) -> RoutedE
     return engine
 
 
+class _EachItsOwn:
+    """In the place of an engine's pool: a connection that is lost discredits its own node's pool, and no other's."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    @staticmethod
+    def _invalidate(connection: Any, exception: BaseException | None = None, _checkin: bool = True) -> None:
+        connection._pool._invalidate(connection, exception, _checkin)  # noqa: SLF001 - as Connection itself does
+
+
 def _like(group: Group, kind: str) -> RoutedEngine:
     pool: Any = group.pool(group.primary, kind)
-    engine = RoutedEngine(pool.engine.pool, pool.dialect, pool.engine.url)
+    stand_in: Any = _EachItsOwn(pool.engine.pool)
+    engine = RoutedEngine(stand_in, pool.dialect, pool.engine.url)
     engine.group, engine.kind = group, kind
     return engine
 

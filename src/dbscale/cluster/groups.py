@@ -144,6 +144,7 @@ class Group:
         """A look at `node` or its use failed."""
         with self._looked:
             node.error = str(error).strip().partition("\n")[0] or type(error).__name__
+            node.lost_at = time.perf_counter()
             node.view = after_failure(node.view, time.monotonic(), random.random())  # noqa: S311 - jitter
             if node is self.primary:
                 self._settle()
@@ -271,7 +272,8 @@ class Group:
         A standby that crashed may come back behind where it was. So what was seen counts only for a connection that
         was open before the look: a crash would have ended it.
         """
-        if attempt.proof == "seen" and not node.pooled and raw.driver_connection.connected_at < node.view.at:
+        driver = getattr(raw, "driver_connection", raw)
+        if attempt.proof == "seen" and not node.pooled and driver.connected_at < node.view.at:
             return True
         if attempt.proof == "position":
             want = replace(want, max_lag=float("inf"))

@@ -119,7 +119,6 @@ HELP = {
     "dbscale_replica_lag_bytes": "WAL that the replica has not replayed.",
     "dbscale_replica_state": "1 for the state the replica is in.",
     "dbscale_route": "Where work was sent, and why.",
-    "dbscale_ryw": "Reads after own writes: how a node that holds them was found.",
     "dbscale_retries": "Reads begun again on another node.",
     "dbscale_failovers": "Times the primary was found to be another node.",
     "dbscale_primaries": "Nodes that accept writes; more than one is a split brain.",
@@ -139,7 +138,7 @@ class _Collector:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         families: dict[str, Any] = {}
-        counted = {"dbscale_pool_timeouts", "dbscale_route", "dbscale_ryw", "dbscale_retries", "dbscale_failovers"}
+        counted = {"dbscale_pool_timeouts", "dbscale_route", "dbscale_retries", "dbscale_failovers"}
         for sample in self.metrics.samples():
             kind = CounterMetricFamily if sample.name in counted else GaugeMetricFamily
             names = [name for name, _ in sample.labels]

@@ -36,6 +36,8 @@ class Node:
     """A pooler stands before the server, so a connection does not end with it. None: not known yet."""
     error: str = ""
     """Why the last look failed, empty where it did not."""
+    lost_at: float = float("-inf")
+    """When a look or a use last failed, by time.perf_counter(): connections from before may be dead."""
 
     def __post_init__(self) -> None:
         self.view = View(self.name, region=self.region, weight=self.weight)

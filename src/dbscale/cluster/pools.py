@@ -77,7 +77,8 @@ class Settings:
 
 
 _creating: ContextVar[float] = ContextVar("creating", default=0.0)
-_trusting: ContextVar[bool] = ContextVar("trusting", default=False)
+_trusted: ContextVar[float] = ContextVar("trusted", default=float("inf"))
+"""Connections that were given back after this time (of time.perf_counter) need not be tried first."""
 TRUSTED_SECONDS = 1.0
 """A connection used so lately is not tried first where its use can begin again on another: for reading."""
 
@@ -107,7 +108,7 @@ class _Measured:
             now = time.perf_counter()
             self.waits.observe(now - start - _creating.get())
         record.info["taken"] = now
-        if _trusting.get() and now - record.info.get("given", 0.0) < TRUSTED_SECONDS:
+        if record.info.get("given", 0.0) > _trusted.get():
             record.fresh = True  # SQLAlchemy's pre-ping passes over fresh connections
         return record
 
@@ -144,6 +145,7 @@ class AlchemyPool:
 
     def __init__(self, node: Node, settings: Settings, *, asynchronous: bool = False) -> None:
         wanted = settings.pool
+        self._node = node
         options: dict[str, Any] = {
             "pool_size": wanted.size,
             "max_overflow": wanted.overflow,
@@ -171,7 +173,8 @@ class AlchemyPool:
         self._most = wanted.size + wanted.overflow
 
     def take(self, *, trusting: bool = False) -> Any:
-        _trusting.set(trusting)
+        latest = max(time.perf_counter() - TRUSTED_SECONDS, self._node.lost_at)
+        _trusted.set(latest if trusting else float("inf"))
         return self.engine.pool.connect()
 
     def give(self, connection: Any) -> None:
@@ -222,16 +225,21 @@ class PsycopgPool:
             "open": True,
         }
         self.waits = node.metrics.histogram("dbscale_pool_wait_seconds", node=node.name, pool="psycopg")
+        self.uses = node.metrics.histogram("dbscale_pool_use_seconds", node=node.name, pool="psycopg")
         self._pool = psycopg_pool.ConnectionPool(**self._arguments)
 
     def take(self, *, trusting: bool = False) -> Any:  # noqa: ARG002 - psycopg's pool tries all or none
         start = time.perf_counter()
         try:
-            return self._pool.getconn()
+            connection = self._pool.getconn()
         finally:
-            self.waits.observe(time.perf_counter() - start)
+            now = time.perf_counter()
+            self.waits.observe(now - start)
+        connection.taken_at = now
+        return connection
 
     def give(self, connection: Any) -> None:
+        self.uses.observe(time.perf_counter() - connection.taken_at)
         self._pool.putconn(connection)
 
     def numbers(self) -> Numbers:
