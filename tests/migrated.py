@@ -60,7 +60,7 @@ def migrate(
         shapes = types.wanted(schema, overrides or {})
         profiles = {table.name: profile(reader, table, shapes[table.name]) for table in schema.tables}
         choices, _ = types.choose(schema, profiles, overrides=overrides or {})
-        known = facts.read(reader, schema, choices)
+        known = facts.read(reader, schema, choices, profiles)
         made = target.build(schema, choices, profiles=profiles, facts=known, **options)
         connection.execute("CREATE SCHEMA IF NOT EXISTS " + ddl.quote(made.schema.name))  # type: ignore[call-overload]
         for table in made.schema.tables:

@@ -192,6 +192,26 @@ def test_orphans_leave_it_not_valid(made: Any, connection: psycopg.Connection[An
         connection.execute("INSERT INTO c VALUES (3, 98)")
 
 
+@pytest.mark.parametrize(
+    ("parents", "children", "count"),
+    [
+        ("(1), (2), (3)", "(1), (3), (NULL)", 0),
+        ("(1), (2), (4)", "(3), (4)", 1),
+        ("(1), (2), (4)", "(1), (4)", 0),
+        ("(2), (3)", "(1), (2), (4)", 2),
+        ("(-1), (0), (1)", "(-1), (-2)", 1),
+    ],
+)
+def test_orphans_are_counted_with_gaps_and_without(made: Any, parents: str, children: str, count: int) -> None:
+    found = made(
+        f"CREATE TABLE p(id INTEGER PRIMARY KEY); INSERT INTO p VALUES {parents};"
+        f"CREATE TABLE c(id INTEGER PRIMARY KEY, pid INTEGER REFERENCES p(id)); INSERT INTO c(pid) VALUES {children}"
+    )
+    schema = found.target.schema.table("c")
+    assert all(key.valid == (count == 0) for key in schema.foreign_keys)
+    assert [finding.says.split()[0] for finding in found.finding("orphans")] == ([str(count)] if count else [])
+
+
 def test_parents_that_are_missing_or_not_unique(made: Any) -> None:
     found = made(
         "CREATE TABLE p(id INTEGER PRIMARY KEY, x INT, y INT, z INT); CREATE UNIQUE INDEX pz ON p(z); INSERT INTO p VALUES (1, 7, 1, 1), (2, 7, 2, 2);"
@@ -366,7 +386,8 @@ def test_rows_too_wide_are_found_in_the_data(tmp_path: Path) -> None:
     with SqliteSource(tmp_path / "wide.db").snapshot(1) as (reader,):
         schema = read_schema(reader)
         choice = Choice(type="text", conversion=Conversion(to="text", texts="keep"))
-        found = facts.read(reader, schema, {(table.name, name): choice for table in schema.tables for name in names})
+        choices = {(table.name, name): choice for table in schema.tables for name in names}
+        found = facts.read(reader, schema, choices, {})
     assert found.wide_rows == {"full": 1}
 
 

@@ -1,7 +1,8 @@
 """dbscale's own tables on the target (schema "dbscale"): runs, steps, checkpoints, quarantine.
 
 The tables come from the Alembic environment in migrations/catalog, also from an installed wheel. Alembic is imported
-only when they are not up to date. Every function takes an open connection; nothing here opens one.
+only for tables of an older version: to make them anew, what it prints lies beside it (new.sql), since importing it
+takes longer than a small migration. Every function takes an open connection; nothing here opens one.
 """
 
 from __future__ import annotations
@@ -107,6 +108,15 @@ def prepare(connection: Connection, schema: str) -> None:
 
 def upgrade_sql(at: str) -> str:
     """The statements that take the tables from revision `at` (empty: from nothing) to the newest."""
+    if not at:
+        text = (folder() / "new.sql").read_text(encoding="utf-8")
+        if text.startswith(f"-- revision {head()}:"):
+            return text
+    return printed_sql(at)
+
+
+def printed_sql(at: str) -> str:
+    """The same, as Alembic prints it."""
     from alembic.command import upgrade
     from alembic.config import Config
 

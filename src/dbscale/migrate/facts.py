@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from dbscale.drivers.source import Reader
 from dbscale.migrate.affinity import affinity
 from dbscale.migrate.cells import TRUE_WORDS, parse_type
-from dbscale.migrate.model import Choice, SourceColumn, SourceForeignKey, SourceSchema, SourceTable
+from dbscale.migrate.model import Choice, SourceColumn, SourceForeignKey, SourceSchema, SourceTable, TableProfile
 from dbscale.plan import Conversion
 from dbscale.schema import quote
 
@@ -38,13 +38,18 @@ class Facts:
     """Tables whose largest rowid is the largest there is, so that an identity has no next value."""
 
 
-def read(reader: Reader, schema: SourceSchema, choices: Mapping[tuple[str, str], Choice]) -> Facts:
+def read(
+    reader: Reader,
+    schema: SourceSchema,
+    choices: Mapping[tuple[str, str], Choice],
+    profiles: Mapping[str, TableProfile],
+) -> Facts:
     """The facts of `schema`'s tables, for the types chosen. SourceError where the source cannot answer."""
     orphans = {
         (table.name, place): count
         for table in schema.tables
         for place, key in enumerate(table.foreign_keys)
-        if (count := _orphans(reader, schema, table, key))
+        if not _within(reader, schema, table, key, profiles) and (count := _orphans(reader, schema, table, key))
     }
     duplicates = {
         (table.name, columns): count
@@ -59,6 +64,32 @@ def read(reader: Reader, schema: SourceSchema, choices: Mapping[tuple[str, str],
         wide_rows={table.name: count for table in schema.tables if (count := _wide_rows(reader, table))},
         exhausted=frozenset(table.name for table in schema.tables if _is_exhausted(reader, table)),
     )
+
+
+def _within(
+    reader: Reader,
+    schema: SourceSchema,
+    table: SourceTable,
+    key: SourceForeignKey,
+    profiles: Mapping[str, TableProfile],
+) -> bool:
+    """Whether the profiles tell already that every row has its parent: integers, between the ends of ids without gaps.
+
+    Where a parent was deleted, or it is not its rowid that is referred to, they do not.
+    """
+    parent = _table(schema, key.parent)
+    if parent is None or not parent.rowid_column or not _has(table, key.columns):
+        return False
+    if [name.lower() for name in key.parent_columns] != [parent.rowid_column.lower()] or len(key.columns) != 1:
+        return False
+    seen = profiles[table.name].columns[table.column(key.columns[0]).name]
+    if not isinstance(seen.least, int) or not isinstance(seen.greatest, int) or seen.reals or seen.texts or seen.blobs:
+        return False
+    id_ = quote(parent.rowid_column)
+    # Asked for one end, SQLite reads one page; asked for both at once, the whole table.
+    first, last = (_count(reader, f"SELECT {end}({id_}) FROM {quote(parent.name)}") for end in ("min", "max"))
+    rows = profiles[parent.name].rows
+    return rows > 0 and last - first + 1 == rows and first <= seen.least and seen.greatest <= last
 
 
 def _orphans(reader: Reader, schema: SourceSchema, table: SourceTable, key: SourceForeignKey) -> int:
@@ -171,9 +202,12 @@ def _wide_rows(reader: Reader, table: SourceTable) -> int:
 
 
 def _is_exhausted(reader: Reader, table: SourceTable) -> bool:
-    if not table.rowid_column:
-        return False
-    return _count(reader, f"SELECT max({quote(table.rowid_column)}) FROM {quote(table.name)}") == LARGEST_BIGINT
+    return bool(table.rowid_column) and last_rowid(reader, table) == LARGEST_BIGINT
+
+
+def last_rowid(reader: Reader, table: SourceTable) -> int:
+    """The largest rowid of a table, which is quickly told; 0 where there is none."""
+    return _count(reader, f"SELECT max({quote(table.rowid_name)}) FROM {quote(table.name)}") if table.rowid_name else 0
 
 
 def _held_unique(table: SourceTable, columns: tuple[str, ...]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
@@ -23,6 +23,8 @@ from dbscale.migrate.source import lost, read_schema
 from dbscale.migrate.target import Target
 from dbscale.plan import Load, LoadColumn, Plan
 from dbscale.schema import Schema, quote
+
+_T = TypeVar("_T")
 
 OLDEST_SERVER = 130000
 """PostgreSQL 13, the oldest that is tested for behaviour dbscale relies on (`DROP EXPRESSION`, sane identities)."""
@@ -249,12 +251,9 @@ def survey_source(
         wanted = {place: type_ for place, type_ in options.types.items() if type_ != existing.SKIP}
         shapes = types.wanted(schema, wanted, policies)
         say(f"reading {len(schema.tables)} tables of {source.title}")
-        profiles = _profiles(readers, schema, shapes, broken=thorough or options.on_invalid_text != "stop")
+        damage, profiles = _read_through(readers, schema, shapes, broken=thorough or options.on_invalid_text != "stop")
         choices, findings = types.choose(schema, profiles, overrides=wanted, options=policies)
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            checking = beside.submit(readers[-1].damage) if len(readers) > 1 else None
-            known = facts.read(readers[0], schema, choices)
-            damage = checking.result() if checking else readers[0].damage()
+        known = facts.read(readers[0], schema, choices, profiles)
         made = target.build(
             schema,
             choices,
@@ -268,28 +267,40 @@ def survey_source(
     return Survey(schema=schema, profiles=profiles, choices=choices, findings=findings), made
 
 
-def _profiles(
+def _read_through(
     readers: Sequence[Reader],
     schema: SourceSchema,
     shapes: Mapping[str, Mapping[str, Sequence[str]]],
     *,
     broken: bool,
-) -> dict[str, TableProfile]:
-    """Profiles of all tables, as many at once as there are readers; `broken`: with the broken texts counted."""
+) -> tuple[tuple[Finding, ...], dict[str, TableProfile]]:
+    """The damage to the source and the profiles of its tables, as many at once as there are readers, longest first.
+
+    `broken`: with the broken texts counted.
+    """
     free: SimpleQueue[Reader] = SimpleQueue()
     for reader in readers:
         free.put(reader)
 
-    def one(table: SourceTable) -> TableProfile:
+    def with_reader(work: Callable[[Reader], _T]) -> _T:
         reader = free.get()
         try:
-            seen = profile(reader, table, shapes[table.name])
-            return with_broken(reader, table, seen) if broken else seen
+            return work(reader)
         finally:
             free.put(reader)
 
+    def one(table: SourceTable) -> TableProfile:
+        def read(reader: Reader) -> TableProfile:
+            seen = profile(reader, table, shapes[table.name])
+            return with_broken(reader, table, seen) if broken else seen
+
+        return with_reader(read)
+
+    largest_first = sorted(schema.tables, key=lambda table: -facts.last_rowid(readers[0], table))
     with ThreadPoolExecutor(max_workers=len(readers)) as pool:
-        return dict(zip((table.name for table in schema.tables), pool.map(one, schema.tables), strict=True))
+        damage = pool.submit(with_reader, lambda reader: reader.damage())
+        found = dict(zip((table.name for table in largest_first), pool.map(one, largest_first), strict=True))
+        return damage.result(), {table.name: found[table.name] for table in schema.tables}
 
 
 def _loads(

@@ -230,7 +230,7 @@ def _first_terms(column: _Column, expected: Sequence[str]) -> dict[str, str]:
     terms |= {label: f"count(CASE WHEN {column.condition(label)} THEN 1 END)" for label in expected}
     if classes & {"text", "blob"}:
         terms["widest"] = f"max(length({x}))" if classes == {"blob"} else f"max(length(CAST({x} AS BLOB)))"
-    if ENDS in column.measures and classes & {"integer", "real"}:
+    if {ENDS, INEXACT} & {*column.measures} and classes & {"integer", "real"}:
         number = x if classes <= {"integer", "real"} else f"CASE WHEN typeof({x}) IN ('integer','real') THEN {x} END"
         terms |= {"least": f"min({number})", "greatest": f"max({number})"}
     if LONGEST in column.measures and "text" in classes:
