@@ -178,18 +178,19 @@ def database(new_database: Callable[..., str]) -> str:
 @pytest.fixture(scope="session")
 def container_url() -> Iterator[str]:
     """The URL of a server in a container of its own, of the image DBSCALE_TEST_IMAGE."""
-    image = _image()
+    named = image()
     from testcontainers.community.postgres import PostgresContainer
     from testcontainers.core.config import testcontainers_config
 
     # Ryuk, which removes what a killed run leaves, is an image of its own: not to be had without a registry.
     testcontainers_config.ryuk_disabled = True
-    container: Any = PostgresContainer(image, username="postgres", password="secret", dbname="dbscale", driver=None)
+    container: Any = PostgresContainer(named, username="postgres", password="secret", dbname="dbscale", driver=None)
     with container:
         yield container.get_connection_url()
 
 
-def _image() -> str:
+def image() -> str:
+    """The image of containers for tests; skips where there is no engine or no image."""
     if (
         shutil.which("docker") is None
         or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -9,15 +10,17 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from dbscale import native
 from dbscale.drivers import embedded
-from fix_postgres import binaries
+from fix_postgres import Postgres, absent, binaries
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -123,3 +126,57 @@ def test_the_sdist_holds_what_its_own_scripts_and_tests_need(source: Path) -> No
         pytest.skip("this is no checkout")
     assert [name for name in listed.stdout.splitlines() if not (source / name).exists()] == []
     assert not list(source.rglob("*.so")), "a library of the machine that made it"
+
+
+def steps(document: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """The variables and the commands of a workflow, GitHub's or GitLab's."""
+    if "jobs" in document:
+        (job,) = document["jobs"].values()
+        assert {step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step} == {
+            "actions/checkout", "actions/setup-python",
+        }  # fmt: skip
+        assert job["services"]["postgres"]["ports"] == ["5432:5432"]
+        return job["env"], [step["run"] for step in job["steps"] if "run" in step]
+    (job,) = document.values()
+    assert job["artifacts"]["reports"] == {"junit": "migrations.xml"}
+    return job["variables"], job["script"]
+
+
+@pytest.mark.parametrize("host", ["GitHub Actions", "GitLab"])
+def test_the_workflows_of_the_page_run(
+    host: str, source: Path, bare: dict[str, str], server: Postgres, tmp_path: Path
+) -> None:
+    """As they stand in docs/ci.md, on a sample project with a fault, in an environment with the pure wheel alone."""
+    if importlib.util.find_spec("yaml") is None:
+        absent("PyYAML is not installed")
+    import yaml
+
+    section = (ROOT / "docs" / "ci.md").read_text().partition(f"## {host}\n")[2]
+    variables, commands = steps(yaml.safe_load(section.partition("```yaml\n")[2].partition("```")[0]))
+    build(source, tmp_path, "wheel", {**bare, "DBSCALE_PURE": "1"})
+    (wheel,) = tmp_path.glob("*.whl")
+    program = install(wheel, tmp_path / "venv", bare)
+    project = Path(shutil.copytree(ROOT / "tests" / "projects" / "flask_migrate", tmp_path / "project"))
+    revision = project / "migrations" / "versions" / "b2_posts.py"
+    revision.write_text(revision.read_text().replace("nullable=True", "nullable=False"))
+
+    assert variables["DBSCALE_TEST_URL"].startswith("postgresql://postgres:test@")
+    python = program.with_name("python")
+    (program.with_name("pytest")).write_text(f'#!/bin/sh\nexec "{python}" -m pytest "$@"\n')
+    program.with_name("pytest").chmod(0o755)
+    environment = {
+        **bare, **variables, "DBSCALE_TEST_URL": server.url, "PATH": f"{program.parent}:{bare['PATH']}:/usr/bin:/bin",
+        "PIP_NO_INDEX": "1", "GITHUB_ACTIONS": "true" if host.startswith("GitHub") else "",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-e", "-c", "\n".join(commands)], cwd=project, env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    cases = list(ET.parse(project / "migrations.xml").getroot().iter("testcase"))
+    failed = {case.attrib["name"] for case in cases if case.find("failure") is not None}
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert {case.attrib["classname"] for case in cases} == {"dbscale"}
+    assert {"single_head", "lint", "models_match"} <= {case.attrib["name"] for case in cases}
+    assert "seeded_data_survives" in failed, done.stdout
+    noted = [line for line in done.stdout.splitlines() if line.startswith("::error file=migrations/versions/b2_posts")]
+    assert bool(noted) is host.startswith("GitHub")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -20,7 +22,7 @@ from dbscale.drivers import postgres
 from dbscale.testing import seed
 from dbscale.testing.servers import Server
 from dbscale.testing.snapshot import differences, snapshot
-from fix_postgres import Postgres
+from fix_postgres import Postgres, absent, image
 
 PROJECTS = Path(__file__).parent / "projects"
 FASTAPI, FLASK, PLAIN = "fastapi_async", "flask_migrate", "plain"
@@ -90,6 +92,10 @@ DELETE = '    op.execute("DELETE FROM users")\n'
 DROP_COLUMN = '    op.drop_column("users", "username")\n'
 INDEX = 'op.f("ix_posts_user_id"), "post'
 NOT_NULL = "ALTER TABLE users ADD phone text NOT NULL;\n-- down"
+REWRITE_SQL = "ALTER TABLE users ADD n uuid DEFAULT gen_random_uuid();\nCREATE FUNCTION"
+REWRITE = '    op.execute("ALTER TABLE users ADD n uuid DEFAULT gen_random_uuid()")\n    op.create_index'
+REWRITE_ALONE = "ALTER TABLE orders ALTER total TYPE float8;\n-- down"
+NOT_VALID = ", postgresql_not_valid=True"
 DROP_ORDERS = "DROP INDEX CONCURRENTLY IF EXISTS orders_user;\nCREATE"
 
 BROKEN = [
@@ -108,6 +114,10 @@ BROKEN = [
     (FLASK, "b2_posts.py", '    op.drop_column("users", "about")\n', "", "up_down_up", "users.about"),
     (FLASK, "b2_posts.py", "    op.create_index", ASK, "renders_offline", "SQL"),
     (FLASK, "b2_posts.py", ADD, DROP_COLUMN + ADD, "lint", "drop-column"),
+    (FLASK, "b2_posts.py", "    op.create_index", REWRITE, "tables_stay_usable", "users is rewritten while nobody"),
+    (PLAIN, "0002_orders.sql", "CREATE FUNCTION", REWRITE_SQL, "tables_stay_usable", "users is rewritten while nobody"),
+    (PLAIN, "0003_orders_user.sql", "-- down", REWRITE_ALONE, "tables_stay_usable", "orders is rewritten while nobody"),
+    (FASTAPI, "0002_analyses.py", NOT_VALID, "", "tables_stay_usable", "accounts is read from end to end while nobody"),
     (PLAIN, "0002_orders.sql", "DROP FUNCTION paid(orders);\n", "DROP TABLE nothing;\n", "up_down_up", "nothing"),
     (PLAIN, "0001_users.sql", "DROP TYPE role;\n", "", "up_down_up", "role"),
     (PLAIN, "0003_orders_user.sql", DROP_ORDERS, "CREATE", "killed_anywhere", "orders_user"),
@@ -151,6 +161,79 @@ def test_the_deployed_application_goes_on_working(tmp_path: Path, trial: Callabl
     done = trial(project, "-k", "old_application")
     assert done.outcomes == {"old_application": "failure"}
     assert "about" in done.text
+
+
+def test_a_small_table_may_be_locked_where_that_is_said(tmp_path: Path, trial: Callable[..., Trial]) -> None:
+    project = copy(FLASK, tmp_path)
+    said = REWRITE.replace('())")', '())")  # dbscale: locks users')
+    replace(project / VERSIONS[FLASK] / "b2_posts.py", "    op.create_index", said)
+    assert trial(project, "-k", "stay").outcomes == {"tables_stay_usable": "passed"}
+
+
+def test_writers_do_not_wait_behind_a_revision_with_a_time_out(tmp_path: Path, trial: Callable[..., Trial]) -> None:
+    project = copy(FLASK, tmp_path)
+    assert trial(project, "-k", "writers").outcomes == {"writers_go_on": "skipped"}
+    (project / "pytest.ini").write_text("[pytest]\ndbscale_blocked = 0.5\n")
+    done = trial(project, "-k", "writers")
+    assert done.outcomes == {"writers_go_on": "failure"}
+    assert "a write to public.users waited" in done.text
+    timed = "op.execute(\"SET lock_timeout = '100ms'\")\n    op.create_table"
+    replace(project / VERSIONS[FLASK] / "b2_posts.py", "op.create_table", timed)
+    done = trial(project, "-k", "writers", "-rA")
+    assert done.outcomes == {"writers_go_on": "passed"}, done.text
+    assert "gave up in time" in done.text
+
+
+@pytest.mark.slow
+@pytest.mark.embedded
+def test_readers_on_a_replica_are_not_cut_off(tmp_path: Path, trial: Callable[..., Trial]) -> None:
+    project = copy(FASTAPI, tmp_path)
+    place = ("--dbscale-server", "embedded", "-k", "replicas")
+    assert trial(project, *place).outcomes == {"replicas_go_on": "skipped"}
+    (project / "pytest.ini").write_text("[pytest]\ndbscale_replica = embedded\n")
+    done = trial(project, *place)
+    assert done.outcomes == {"replicas_go_on": "failure"}
+    assert [line for line in done.text.splitlines() if "[migration-replica]" in line and "0002_analyses" in line]
+    assert not [line for line in done.text.splitlines() if "[migration-replica]" in line and "0003_analyses" in line]
+    revision = project / VERSIONS[FASTAPI] / "0002_analyses.py"
+    revision.write_text(revision.read_text() + "# dbscale: locks accounts\n")
+    assert trial(project, *place).outcomes == {"replicas_go_on": "passed"}
+
+
+def test_beside_pytest_alembic(tmp_path: Path, trial: Callable[..., Trial]) -> None:
+    """The files of docs/ci.md, on the throwaway server."""
+    if importlib.util.find_spec("pytest_alembic") is None:
+        absent("pytest-alembic is not installed")
+    project = copy(FASTAPI, tmp_path)
+    (project / "tests").mkdir()
+    page = (PROJECTS.parent.parent / "docs" / "ci.md").read_text()
+    for name, text in re.findall(r"```python\n# tests/(\w+\.py)\n(.*?)```", page, re.DOTALL):
+        (project / "tests" / name).write_text(text)
+    (project / "pytest.ini").write_text("[pytest]\npytest_alembic_enabled =\n")
+    replace(project / "alembic" / "env.py", "    asyncio.run(run_async_migrations())", GIVEN_ENGINE)
+    done = trial(project, "-p", "pytest_alembic.plugin", "-k", "test_")
+    assert done.outcomes == dict.fromkeys(
+        ("test_model_definitions_match_ddl", "test_single_head_revision", "test_up_down_consistency", "test_upgrade"),
+        "passed",
+    ), done.text
+
+
+GIVEN_ENGINE = """
+    if engine := context.config.attributes.get("connection"):
+        with engine.connect() as connection:
+            do_run_migrations(connection)
+    else:
+        asyncio.run(run_async_migrations())
+"""
+"""How pytest-alembic asks env.py to take its engine."""
+
+
+@pytest.mark.container
+def test_a_container_is_a_server_too(tmp_path: Path, trial: Callable[..., Trial]) -> None:
+    done = trial(copy(PLAIN, tmp_path), "--dbscale-server", "container", TESTCONTAINERS_RYUK_DISABLED="true",
+                 DBSCALE_TEST_IMAGE=image())  # fmt: skip
+    assert done.status == 0, done.text
+    assert done.outcomes["up_down_up"] == "passed"
 
 
 def test_the_projects_own_database_is_never_reached(tmp_path: Path, trial: Callable[..., Trial], database: str) -> None:

@@ -56,6 +56,10 @@ class Project:
     """The longest that one revision may take on an empty database; 0: as long as it likes."""
     seed: str = ""
     """SQL that puts in rows which `seed` cannot make up; run at head."""
+    blocked: float = 0.0
+    """The longest that a writer may wait behind a revision, in seconds; 0: not tried."""
+    replica: str = ""
+    """A replica of the server, by URL, or `embedded`; empty: not tried."""
     sqlite: str = ""
     sqlite_options: tuple[str, ...] = ()
     maps: str = "shard_maps"
@@ -464,20 +468,3 @@ def here(finding: Finding, root: Path) -> tuple[Finding, str, int]:
         path, line = finding.where.partition(": ")[0], "1"
     relative = os.path.relpath(path, root) if Path(path).is_absolute() else path
     return replace(finding, where=finding.where.replace(path, relative)), relative, int(line)
-
-
-CHECKS: tuple[Check, ...] = (
-    single_head,
-    up_from_empty,
-    up_down_up,
-    models_match,
-    seeded_data_survives,
-    killed_anywhere,
-    old_application,
-    renders_offline,
-    lint,
-    nothing_invalid,
-    sqlite_migrates,
-    shard_maps_fit,
-)
-"""In the order in which they are run; a name in `dbscale_skip` leaves one out."""

@@ -28,6 +28,8 @@ _INI = (
     ("since", "string", "the deployed revision: only later ones are walked down, linted and killed"),
     ("seconds", "string", "the longest that one revision may take on an empty database"),
     ("seed", "string", "a SQL file with rows that cannot be made up from the catalog"),
+    ("blocked", "string", "the longest that a writer may wait behind a revision, in seconds; else it is not tried"),
+    ("replica", "string", "a replica of the server, by URL, or embedded; else replicas are not tried"),
     ("sqlite", "string", "a SQLite file whose migration to PostgreSQL is to be verified"),
     ("sqlite_options", "args", "options of dbscale migrate for it: --into-existing"),
     ("maps", "string", "the folder of the shard maps (shard_maps)"),
@@ -77,7 +79,7 @@ class _Session:
 
     @pytest.hookimpl(tryfirst=True)  # before -k and -m choose among the items
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        from dbscale.testing.checks import CHECKS
+        from dbscale.testing.suite import CHECKS
 
         skipped = self.config.getini("dbscale_skip")
         known = {check.__name__ for check in CHECKS}
@@ -195,6 +197,8 @@ def _project(config: pytest.Config, server: Server) -> Project:
         since=ini["since"],
         seconds=float(ini["seconds"] or 0),
         seed=(root / ini["seed"]).read_text(encoding="utf-8") if ini["seed"] else "",
+        blocked=float(ini["blocked"] or 0),
+        replica=ini["replica"],
         sqlite=ini["sqlite"],
         sqlite_options=tuple(ini["sqlite_options"]),
         maps=ini["maps"] or "shard_maps",

@@ -22,8 +22,8 @@ from dbscale.environment import Revision
 from dbscale.errors import ConfigError, Unfinished
 
 LIST = "dbscale_scripts"
-watchers: list[Callable[[str], None]] = []
-"""Called with each statement after it has been sent."""
+watchers: list[Callable[[str, postgres.Connection], None]] = []
+"""Called with each statement after it has been sent, and with the connection that it was sent on."""
 _NAME = re.compile(r"[Vv]?(?P<id>[0-9]+)[_.-].*(?<!\.down)\.sql$")
 _UP = re.compile(r"^--\s*(?:migrate:|\+goose\s+)?up\b.*$", re.MULTILINE | re.IGNORECASE)
 _DOWN = re.compile(r"^--\s*(?:migrate:|\+goose\s+)?down\b.*$", re.MULTILINE | re.IGNORECASE)
@@ -143,4 +143,4 @@ def _run(url: str, revision: Revision, script: str, note: str) -> None:
 def _send(connection: postgres.Connection, statement: str) -> None:
     connection.execute(statement.encode())
     for watcher in watchers:
-        watcher(statement)
+        watcher(statement, connection)

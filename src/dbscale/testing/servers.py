@@ -6,28 +6,60 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from dbscale.drivers import postgres
-from dbscale.errors import DbscaleError, Missing
+from dbscale.errors import DbscaleError, Missing, Unfinished
 from dbscale.schema import literal, quote
 
 QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
 """What a crash would lose is of no interest here."""
 IMAGE = "postgres:17"
+SERVER = "test"
+"""The name of an embedded server."""
+FOLLOW_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A streaming replica, and its primary."""
+
+    primary: str
+    url: str
+
+    def there(self, url: str) -> str:
+        """The URL of a primary's database on the replica."""
+        return urlsplit(self.url)._replace(path=urlsplit(url).path).geturl()
+
+    def follow(self, seconds: float = FOLLOW_SECONDS) -> None:
+        """Wait until all that the primary has written is replayed; Unfinished where that takes too long."""
+        with postgres.connect(self.primary) as primary, postgres.connect(self.url) as replica:
+            row = primary.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+            # One more record, and on to the disk: the place just read may be the start of a page, which nobody replays.
+            primary.execute("SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'dbscale', '')")
+            deadline = time.monotonic() + seconds
+            while replica.execute("SELECT pg_last_wal_replay_lsn() >= %s", row).fetchone() != (True,):
+                if time.monotonic() > deadline:
+                    raise Unfinished(f"the replica has not caught up in {seconds:.0f} s", where="dbscale_replica",
+                                     try_="is it a replica of the server that is tested on?")  # fmt: skip
+                time.sleep(0.02)
 
 
 class Server:
     """Databases on one server: each is made by `fresh`, and dropped by `close` at the latest."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, root: Path | None = None) -> None:
         self.url = url
         """A maintenance database's; the role has to be allowed to create databases."""
+        self.root = root
+        """Where an embedded server is; None for others."""
         self._numbers = itertools.count(1)
         self._made: list[str] = []
         self._templates: dict[str, str] = {}
@@ -94,6 +126,24 @@ class Server:
                 connection.execute(f"DROP DATABASE IF EXISTS {quote(name)} WITH (FORCE)".encode())
             self._made.remove(name)
 
+    @contextmanager
+    def replica(self, place: str) -> Iterator[Replica]:
+        """A replica of this server: a URL's, or `embedded` for a new one. Missing where it cannot be made."""
+        if place != "embedded":
+            yield Replica(primary=self.url, url=place)
+            return
+        if self.root is None:
+            raise Missing("only an embedded server gets a replica here", where="dbscale_replica",
+                          try_="--dbscale-server embedded, or the URL of a replica of the server")  # fmt: skip
+        from dbscale.drivers import embedded
+
+        settings = {**QUICK, "max_standby_streaming_delay": "1s"}
+        made = embedded.up("replica", root=self.root, settings=settings, primary=SERVER)
+        try:
+            yield Replica(primary=self.url, url=made.url)
+        finally:
+            embedded.down("replica", root=self.root, remove=True)
+
     def close(self) -> None:
         """Drop every database that is left."""
         self._ahead.shutdown(cancel_futures=True)
@@ -117,50 +167,51 @@ def _value(setting: str, value: str) -> str:
 def running(place: str = "") -> Iterator[Server]:
     """A server for the block: a URL's, `embedded`, `container`, or empty for the first of these that is to be had."""
     with ExitStack() as stack:
-        server = Server(stack.enter_context(_url(place or os.environ.get("DBSCALE_TEST_URL", ""))))
+        server = stack.enter_context(_server(place or os.environ.get("DBSCALE_TEST_URL", "")))
         stack.callback(server.close)
         yield server
 
 
 @contextmanager
-def _url(place: str) -> Iterator[str]:
+def _server(place: str) -> Iterator[Server]:
     if "://" in place:
         with postgres.connect(place, name="dbscale testing"):
-            yield place
+            yield Server(place)
     elif place == "embedded":
-        with _embedded() as url:
-            yield url
+        with _embedded() as server:
+            yield server
     elif place == "container":
-        with _container() as url:
-            yield url
+        with _container() as server:
+            yield server
     elif place:
         raise Missing(f"{place!r} is no server", where="--dbscale-server", try_="a URL, embedded, or container")
     else:
         with ExitStack() as stack:
             try:
-                url = stack.enter_context(_embedded())
+                server = stack.enter_context(_embedded())
             except Missing:
-                url = stack.enter_context(_container())
-            yield url
+                server = stack.enter_context(_container())
+            yield server
 
 
 @contextmanager
-def _embedded() -> Iterator[str]:
+def _embedded() -> Iterator[Server]:
     from dbscale.drivers import embedded
 
     # Not below pytest's own directory, which is closed to the account that a server of root runs as.
     root = Path(tempfile.mkdtemp(prefix="dbscale-testing-"))
     root.chmod(0o755)
     try:
-        yield embedded.up("test", root=root, settings=QUICK).url
+        yield Server(embedded.up(SERVER, root=root, settings=QUICK).url, root)
     finally:
         for server in embedded.status(root=root):
-            embedded.down(server.name, root=root)
+            if not server.primary:
+                embedded.down(server.name, root=root)
         shutil.rmtree(root)
 
 
 @contextmanager
-def _container() -> Iterator[str]:
+def _container() -> Iterator[Server]:
     try:
         from testcontainers.community.postgres import PostgresContainer
 
@@ -176,6 +227,6 @@ def _container() -> Iterator[str]:
             try_="pip install 'dbscale[embedded]', or start Docker, or --dbscale-server postgresql://…",
         ) from error
     try:
-        yield container.get_connection_url()
+        yield Server(container.get_connection_url())
     finally:
         container.stop()
