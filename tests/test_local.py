@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg.conninfo
 import pytest
 
 from dbscale.drivers import embedded
+from dbscale.errors import without_secrets
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -51,11 +54,17 @@ def test_up_status_down(dbscale: Run) -> None:
     assert dbscale("local", "status").stdout == ""
     [up] = facts(dbscale("local", "up", "--json"))
     assert (up["name"], up["running"], up["primary"]) == ("main", True, None)
-    with psycopg.connect(up["url"]) as connection:
+    url = dbscale("local", "url").stdout.strip()
+    with psycopg.connect(url) as connection:
         assert connection.info.dbname == "main"
+    assert up["url"] == without_secrets(url) != url
     shown = dbscale("local", "status")
     assert shown.stdout.splitlines()[1].split() == ["main", "running", "-", up["url"]]
-    assert dbscale("local", "url").stdout == up["url"] + "\n"
+    password = psycopg.conninfo.conninfo_to_dict(url)["password"]
+    for words in (("up",), ("up", "--json"), ("status",), ("status", "--json"), ("down",), ("down", "--json")):
+        told = dbscale("local", *words)
+        assert up["url"] in told.stdout
+        assert str(password) not in told.stdout + told.stderr
     [down] = facts(dbscale("local", "down", "--json"))
     assert (down["running"], down["url"]) == (False, up["url"])
 
@@ -71,12 +80,44 @@ def test_shards_and_replicas(dbscale: Run) -> None:
         ("shard_2_replica_1", "shard_2"),
     ]
     for server in servers:
-        with psycopg.connect(server["url"]) as connection:
+        with psycopg.connect(dbscale("local", "url", server["name"]).stdout.strip()) as connection:
             [[standby]] = connection.execute("SELECT pg_is_in_recovery()").fetchall()
             assert standby == (server["primary"] is not None)
     left = facts(dbscale("local", "down", "shard_1", "--remove", "--yes", "--json"))
     assert [server["name"] for server in left] == ["main", "main_replica_1", "shard_2", "shard_2_replica_1"]
     assert all(server["running"] for server in left)
+
+
+def test_looking_starts_nothing(dbscale: Run, tmp_path: Path) -> None:
+    """A dry run, doctor and status neither make a server nor start one that is stopped."""
+    (tmp_path / "dbscale.toml").write_text(
+        '[databases.app]\nurl = "app.db"\n[databases.postgres]\nurl = "embedded"\n'
+        '[databases.other]\nurl = "env:NO_SUCH_VARIABLE"\n'
+    )
+    with sqlite3.connect(tmp_path / "app.db") as connection:
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    for state in ("there is no embedded server main yet", "the embedded server main is stopped"):
+        plan = dbscale("migrate", "app", "postgres", "--dry-run", "--json")
+        assert (plan.returncode, "target-stopped" in plan.stdout, state in plan.stdout) == (0, True, True)
+        doctor = dbscale("doctor", "--json")
+        told = json.loads(doctor.stdout)
+        assert doctor.returncode == 0  # a variable that nobody needs now is nothing that has to be done
+        assert told["databases"]["postgres"] == state
+        assert [finding["code"] for finding in told["findings"] if finding["where"] == "other"] == ["not-set-up"]
+        assert dbscale("doctor", "other").returncode == 1
+        for words in (
+            ("status",),
+            ("undo", "1", "--dry-run"),
+            ("indexes", "apply", "--dry-run"),
+            ("migrate", "app", "postgres", "--into-existing", "--dry-run"),
+        ):
+            refused = dbscale(*words)
+            assert (refused.returncode, state in refused.stderr) == (3, True), words
+        assert not any(server["running"] for server in json.loads(dbscale("local", "status", "--json").stdout))
+        if "yet" in state:
+            assert json.loads(dbscale("local", "status", "--json").stdout) == []
+            dbscale("local", "up")
+            dbscale("local", "down")
 
 
 def test_data_are_not_deleted_without_a_word(dbscale: Run) -> None:

@@ -272,6 +272,11 @@ def locate(database: Database) -> Location:
     return _sqlite(url)
 
 
+def is_set(text: str) -> bool:
+    """Whether `text` is written out, or names an environment variable that is set."""
+    return not text.startswith("env:") or bool(os.environ.get(text.removeprefix("env:")))
+
+
 def resolve(text: str, *, where: str = "") -> str:
     """`text`, or the value of the environment variable where it is `env:NAME`."""
     if not text.startswith("env:"):

@@ -14,7 +14,7 @@ from dbscale.config import Config, Database
 from dbscale.drivers import postgres
 from dbscale.errors import DbscaleError, Finding
 from dbscale.indexes import facts, health
-from dbscale.migrate import plan as planning
+from dbscale.migrate import room
 
 
 @click.command()
@@ -24,7 +24,8 @@ from dbscale.migrate import plan as planning
 def doctor(databases: tuple[str, ...], *, state_schema: str, as_json: bool, config: str | None) -> int:
     """Look at DATABASES (all of dbscale.toml where none are named), and say what is wrong and what to do.
 
-    Exit status 1 when something has to be done.
+    Nothing is changed or started. A database whose variables are not set is a note, unless you name it. Exit status 1
+    when something has to be done.
     """
     settings = configuration.load(config)
     names = databases or tuple(settings.databases)
@@ -32,14 +33,7 @@ def doctor(databases: tuple[str, ...], *, state_schema: str, as_json: bool, conf
     findings: list[Finding] = []
     looked: dict[str, str] = {}
     for name in names:
-        try:
-            says, found = look(settings, settings.database(name), state_schema)
-        except DbscaleError as error:
-            says = "not to be had"
-            found = [
-                Finding(code=error.anchor, where=error.where or name, says=error.says, try_=error.try_, level="blocker")
-            ]
-        looked[name] = says
+        looked[name], found = _looked(settings, name, state_schema, asked=bool(databases))
         findings += found
     wrong = any(finding.level != "note" for finding in findings)
     if as_json:
@@ -52,6 +46,27 @@ def doctor(databases: tuple[str, ...], *, state_schema: str, as_json: bool, conf
         output.show_findings(findings, err=False)
         output.answer("something has to be done" if wrong else "all is well")
     return 1 if wrong else 0
+
+
+def _looked(settings: Config, name: str, state_schema: str, *, asked: bool) -> tuple[str, list[Finding]]:
+    """One line about a database, and what is wrong with it; what is only not set up yet is a note, unless asked for."""
+    from dbscale.drivers import embedded
+
+    database = settings.database(name)
+    unset = [] if asked else [each for each in (database.url, database.token) if not configuration.is_set(each)]
+    if unset:
+        says = f"{', '.join(each.removeprefix('env:') for each in unset)} is not set: this database was passed by"
+        return "not set up", [Finding(code="not-set-up", where=name, says=says, try_=f"dbscale doctor {name}")]
+    try:
+        with embedded.only_looking():
+            return look(settings, database, state_schema)
+    except embedded.Stopped as error:
+        return error.says, []
+    except DbscaleError as error:
+        where = error.where or name
+        return "not to be had", [
+            Finding(code=error.anchor, where=where, says=error.says, try_=error.try_, level="blocker")
+        ]
 
 
 def versions() -> dict[str, str]:
@@ -77,7 +92,11 @@ def look(settings: Config, database: Database, state_schema: str) -> tuple[str, 
         source = places.open_source(settings, database.name)
         with source.snapshot(1) as readers:
             version = ".".join(str(part) for part in readers[0].library)
-            (tables,) = next(readers[0].rows("SELECT count(*) FROM sqlite_master WHERE type = 'table'"))
+            (tables,) = next(
+                readers[0].rows(
+                    "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+                )
+            )
         return f"{place.title}: {tables!r} tables, read by SQLite {version}", list(source.notes)
     target = places.open_target(settings, database.name)
     with postgres.connect(target.url, name="dbscale doctor") as connection, postgres.reading(connection):
@@ -90,7 +109,7 @@ def look(settings: Config, database: Database, state_schema: str) -> tuple[str, 
 def _server(connection: postgres.Connection, name: str) -> Iterator[Finding]:
     """What would keep this server from being a target."""
     try:
-        planning.check_server(connection)
+        room.check_server(connection)
     except DbscaleError as error:
         yield Finding(code=error.anchor, where=name, says=error.says, try_=error.try_, level="blocker")
 

@@ -1,4 +1,4 @@
-"""`dbscale local`: PostgreSQL servers on this machine. Unlike any other command it prints passwords, in URLs."""
+"""`dbscale local`: PostgreSQL servers on this machine. `local url` is the one command that prints a password."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dbscale.cli import output
-from dbscale.errors import ConfigError
+from dbscale.errors import ConfigError, without_secrets
 
 if TYPE_CHECKING:
     from dbscale.drivers.embedded import Server
@@ -31,7 +31,9 @@ def local() -> None:
 @click.option("--replicas", type=click.IntRange(0, 8), default=0, help="Replicas of each of these.", metavar="N")
 @as_json_option
 def up(names: tuple[str, ...], shards: int, replicas: int, as_json: bool) -> None:
-    """Make the servers where they are not there yet, and start them; then print their URLs.
+    """Make the servers where they are not there yet, and start them; then print where they are.
+
+    The URL with its password, for psql and your application, is what `dbscale local url` prints.
 
     Safe to run again: a server that runs is left alone, and nothing is ever taken away.
     """
@@ -42,6 +44,7 @@ def up(names: tuple[str, ...], shards: int, replicas: int, as_json: bool) -> Non
         started.append(embedded.up(name))
         started += [embedded.up(f"{name}_replica_{number}", primary=name) for number in range(1, replicas + 1)]
     _show(started, as_json)
+    output.say(f"with the password: dbscale local url{'' if started[0].name == 'main' else ' ' + started[0].name}")
 
 
 @local.command()
@@ -72,7 +75,7 @@ def down(names: tuple[str, ...], remove: bool, yes: bool, as_json: bool) -> None
 @local.command()
 @as_json_option
 def status(as_json: bool) -> None:
-    """Show the servers, their URLs, and whether they run."""
+    """Show the servers, where they are, and whether they run."""
     from dbscale.drivers import embedded
 
     _show(embedded.status(), as_json)
@@ -82,7 +85,7 @@ def status(as_json: bool) -> None:
 @click.argument("name", default="main")
 @as_json_option
 def url(name: str, as_json: bool) -> None:
-    """Print the URL of a server, which is made and started first where need be: psql "$(dbscale local url)"."""
+    """Print the URL of a server, with its password: psql "$(dbscale local url)". It is started where need be."""
     from dbscale.drivers import embedded
 
     found = embedded.url(name)
@@ -99,8 +102,8 @@ def _show(servers: list[Server], as_json: bool) -> None:
         output.say("there is no embedded server here; dbscale local up makes one")
     else:
         rows = [
-            (server.name, "running" if server.running else "stopped", server.primary or "-", server.url)
-            for server in servers
+            (each["name"], "running" if each["running"] else "stopped", each["primary"] or "-", each["url"])
+            for each in map(_facts, servers)
         ]
         output.answer(output.table(("server", "state", "follows", "url"), rows))
 
@@ -110,7 +113,7 @@ def _facts(server: Server) -> dict[str, Any]:
         "name": server.name,
         "running": server.running,
         "primary": server.primary or None,
-        "url": server.url,
+        "url": without_secrets(server.url),
         "version": server.version,
         "data": str(server.data),
         "log": str(server.log),

@@ -16,7 +16,7 @@ from dbscale.cli.places import Target
 from dbscale.cli.progress import label
 from dbscale.cli.revision import REVISION, write_revision
 from dbscale.drivers.source import Source
-from dbscale.errors import ConfigError
+from dbscale.errors import ConfigError, Unreachable
 from dbscale.migrate import plan as planning
 from dbscale.migrate.plan import Migration, Options
 from dbscale.plan import Load, Plan, Sql
@@ -114,7 +114,7 @@ def migrate(
     """
     settings = configuration.load(config)
     opened = places.open_source(settings, source, copy_first=copy_first, hold_writes=hold_writes)
-    destination = places.open_target(settings, target)
+    destination = places.look_target(settings, target)
     spreading = Spreading.read(settings, destination, shard_map)
     urls = spreading.urls
     options = make_options(settings, chosen, spreading, jobs=jobs, state_schema=state_schema)
@@ -127,6 +127,7 @@ def migrate(
             source_reference=source,
             target_reference=target,
             ignore_rows=ignore_rows,
+            stopped=destination.stopped,
             say=(lambda _: None) if as_json else output.say,
         )
         return spreading.spread(made, opened, ignore_rows=ignore_rows)
@@ -175,6 +176,8 @@ class Spreading:
         """ConfigError where a map is wrong, or the target is not the home of the shards."""
         if not files:
             return cls(urls={"target": target.url})
+        if target.stopped:
+            raise Unreachable(target.stopped, where=target.reference, try_="dbscale local up, then the same command")
         from dbscale.shards import file
         from dbscale.shards.facts import databases
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,9 +33,17 @@ def common(command: F) -> F:
 
 
 def changing(command: F) -> F:
-    """The options of commands that change something: --dry-run and --yes."""
-    command = click.option("--yes", is_flag=True, help="Do not ask.")(command)
-    return click.option("--dry-run", is_flag=True, help="Show the plan and stop.")(command)
+    """The options of commands that change something: --dry-run and --yes. A dry run starts no embedded server."""
+
+    @functools.wraps(command)
+    def careful(*arguments: Any, **options: Any) -> Any:
+        from dbscale.drivers import embedded
+
+        with embedded.only_looking() if options["dry_run"] else nullcontext():
+            return command(*arguments, **options)
+
+    changed: F = click.option("--yes", is_flag=True, help="Do not ask.")(careful)  # type: ignore[assignment]
+    return click.option("--dry-run", is_flag=True, help="Show the plan and stop.")(changed)
 
 
 answers = 0

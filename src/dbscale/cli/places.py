@@ -18,8 +18,10 @@ class Target:
     reference: str
     """As written on the command line; plans carry it, without a password."""
     url: str
-    """For libpq."""
+    """For libpq; empty: an embedded server that does not run, while only looking."""
     title: str
+    stopped: str = ""
+    """Where there is no URL: what is the matter."""
 
 
 def location(config: Config, reference: str) -> Location:
@@ -62,6 +64,16 @@ def open_target(config: Config, reference: str) -> Target:
         where=reference,
         try_="the target comes second: dbscale migrate SOURCE TARGET",
     )
+
+
+def look_target(config: Config, reference: str) -> Target:
+    """As `open_target`, but an embedded server that does not run is no error while only looking: it has no URL."""
+    from dbscale.drivers import embedded
+
+    try:
+        return open_target(config, reference)
+    except embedded.Stopped as error:
+        return Target(reference=reference, url="", title=location(config, reference).title, stopped=error.says)
 
 
 def urls(config: Config, plan: Plan) -> Mapping[str, str]:

@@ -327,9 +327,15 @@ def undo(
 @click.option("--state-schema", default=catalog.DEFAULT_SCHEMA, show_default=True)
 @output.common
 def status(target: str, *, state_schema: str, as_json: bool, config: str | None) -> int:
-    """Show the runs on TARGET, newest first, and the command that goes on with an unfinished one."""
+    """Show the runs on TARGET, newest first, and the command that goes on with an unfinished one.
+
+    It only looks: an embedded server that is stopped is not started for it.
+    """
+    from dbscale.drivers import embedded
+
     settings = configuration.load(config)
-    destination = places.open_target(settings, target)
+    with embedded.only_looking():
+        destination = places.open_target(settings, target)
     with postgres.connect(destination.url) as connection:
         runs = catalog.runs(connection, state_schema)
         done = {run.id: catalog.steps_done(connection, state_schema, run.id) for run in runs if run.unfinished}

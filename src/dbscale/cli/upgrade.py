@@ -17,7 +17,7 @@ from dbscale.cli import output, places
 from dbscale.config import Config, Database
 from dbscale.drivers import postgres
 from dbscale.environment import Environment
-from dbscale.errors import ConfigError, DbscaleError, TargetInUse, Unfinished
+from dbscale.errors import ConfigError, DbscaleError, TargetInUse, Unfinished, Unreachable
 
 REPLICA_SECONDS = 60
 
@@ -172,13 +172,23 @@ def _one(alembic: Environment, at: At, url: str, to: str, database: Database, *,
 def _follow(alembic: Environment, url: str, wanted: str, title: str) -> None:
     """Wait until a replica has the revision too; Unfinished where it does not get there."""
     deadline = time.monotonic() + REPLICA_SECONDS
-    while (now := ", ".join(alembic.current(url))) != wanted:
+    while (now := _at_replica(alembic, url, deadline)) != wanted:
         if time.monotonic() > deadline:
             raise Unfinished(
                 f"{title} is at {now or 'nothing'} after {REPLICA_SECONDS} s, its primary at {wanted}",
                 try_="dbscale replicas show",
             )
         time.sleep(0.2)
+
+
+def _at_replica(alembic: Environment, url: str, deadline: float) -> str:
+    """The revision of a replica; of one that does not let us in yet (its database may be new), nothing."""
+    try:
+        return ", ".join(alembic.current(url))
+    except Unreachable:
+        if time.monotonic() > deadline:
+            raise
+        return ""
 
 
 @contextmanager

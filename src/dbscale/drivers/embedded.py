@@ -28,11 +28,11 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -107,6 +107,8 @@ def up(
     directory with initdb and postgres, `settings` go into postgresql.conf and are kept. Safe to call from several
     processes at once. Missing where there is no PostgreSQL, Unreachable where it does not start.
     """
+    if _looking.get():
+        return _running(name, root)
     with _locked(root) as place:
         return _up(place, name, binaries, settings, primary)
 
@@ -161,6 +163,34 @@ def status(*, root: Path | None = None) -> list[Server]:
 def url(name: str = "main", *, root: Path | None = None) -> str:
     """The URL of the server `name`, which is made and started first where need be."""
     return up(name, root=root).url
+
+
+@contextmanager
+def only_looking() -> Iterator[None]:
+    """Within the block no server is made or started: `up` and `url` raise Stopped for one that does not run."""
+    token = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
+
+
+_looking: ContextVar[bool] = ContextVar("only looking", default=False)
+
+
+class Stopped(Unreachable):
+    """A server of dbscale's own that does not run, where nothing may be started."""
+
+
+def _running(name: str, root: Path | None) -> Server:
+    found = next((server for server in status(root=root) if server.name == name), None)
+    if found and found.running:
+        return found
+    raise Stopped(
+        f"the embedded server {name} is stopped" if found else f"there is no embedded server {name} yet",
+        where=str(root or default_root()),
+        try_=f"dbscale local up {name}",
+    )
 
 
 def default_root() -> Path:
@@ -348,7 +378,7 @@ def _configure(server: Server, source: Server | None, binaries: Path, account: p
     settings |= server.settings
     file = server.data / "dbscale.conf"
     lines = (f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in settings.items())
-    _write(file, "# dbscale writes this file anew at each start\n" + "".join(lines))
+    programs.write_private(file, "# dbscale writes this file anew at each start\n" + "".join(lines))
     programs.give(file, account)
 
 
@@ -394,16 +424,7 @@ def _load(folder: Path) -> Server:
 def _save(server: Server) -> None:
     kept = ("port", "password", "database", "primary")
     content = {name: getattr(server, name) for name in kept} | {"settings": dict(server.settings)}
-    _write(server.folder / "server.json", json.dumps(content, indent=2) + "\n")
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file that only its owner reads, whole or not at all."""
-    new = file.with_name(file.name + ".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        out.write(text)
-    new.rename(file)
+    programs.write_private(server.folder / "server.json", json.dumps(content, indent=2) + "\n")
 
 
 @contextmanager
@@ -453,25 +474,9 @@ def _port_free(port: int) -> bool:
     return True
 
 
-def _command(pid: int) -> list[str]:
-    """The command line of a process; empty where there is none, or only a zombie.
-
-    Its working directory would be the surer sign of a postmaster, but in a container even root may not read that of
-    another user's process.
-    """
-    if Path("/proc/self/cmdline").exists():
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            return []
-        return words.split("\0")[:-1]
-    done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return done.stdout.split()
-
-
 def _works_in(pid: int, data: Path) -> bool:
     """True where process `pid` is the postmaster of `data`: numbers are used again, above all in containers."""
-    words = _command(pid)
+    words = programs.words_of(pid)
     places = [after for word, after in itertools.pairwise(words) if word == "-D"]
     return any(Path(place).resolve() == data.resolve() for place in places)
 
@@ -484,7 +489,7 @@ def _clear_stale_pid(server: Server) -> None:
     """
     file = server.data / "postmaster.pid"
     try:
-        words = _command(int(file.read_text().split("\n", 1)[0]))
+        words = programs.words_of(int(file.read_text().split("\n", 1)[0]))
     except (FileNotFoundError, ValueError):
         words = []
     if not words or "postgres" not in Path(words[0]).name or words[0].startswith("postgres:") or "-D" in words:

@@ -146,3 +146,28 @@ def run(argv: Sequence[str], account: Account | None, *, feed: str = "", **extra
         reason = "; ".join(said[-3:]) or f"exit status {done.returncode}"
         raise Unfinished(f"{Path(argv[0]).name}: {reason}", where=" ".join(argv))
     return done.stdout
+
+
+def words_of(pid: int) -> list[str]:
+    """The command line of a process; empty where there is none, or only a zombie.
+
+    Its working directory would be the surer sign of a postmaster, but in a container even root may not read that of
+    another user's process.
+    """
+    if Path("/proc/self/cmdline").exists():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+        return words.split("\0")[:-1]
+    done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return done.stdout.split()
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write a file that only its owner reads, whole or not at all."""
+    new = file.with_name(file.name + ".new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(text)
+    new.rename(file)

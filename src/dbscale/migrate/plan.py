@@ -8,26 +8,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader, Source
-from dbscale.errors import ConfigError, Finding, Missing, StalePlan
+from dbscale.errors import ConfigError, Finding, StalePlan, Unreachable
 from dbscale.migrate import estimate, existing, facts, rehearsal, steps, target, types
 from dbscale.migrate.declaration import fold
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
 from dbscale.migrate.names import Identifiers
 from dbscale.migrate.profile import DUPLICATE_KEYS, profile, with_broken
+from dbscale.migrate.room import check_server, clashes, empty, has_extension, look, shadowed
 from dbscale.migrate.source import lost, read_schema
 from dbscale.migrate.target import Target
 from dbscale.plan import Load, LoadColumn, Plan
 from dbscale.schema import Schema, quote
 
 _T = TypeVar("_T")
-
-OLDEST_SERVER = 130000
-"""PostgreSQL 13, the oldest that is tested for behaviour dbscale relies on (`DROP EXPRESSION`, sane identities)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,39 +140,41 @@ def make(
     source_reference: str,
     target_reference: str,
     ignore_rows: bool = False,
+    stopped: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Migration:
     """Read both sides and plan. Nothing is changed on either.
 
+    `stopped`: why the target has no `url` now; the plan then takes it to be empty, and says so in a finding.
     `ignore_rows`: do not mind what the target holds already (for verify). `say` hears what is being read. Raises what
     the drivers raise; whatever else stands in the way becomes a blocker among the plan's findings.
     """
     _check_schema_name(options)
-    with postgres.connect(url, name="dbscale plan") as connection, postgres.reading(connection):
-        check_server(connection)
-        if options.into_existing:
+    if options.into_existing:
+        if stopped:
+            raise Unreachable(stopped, where=target_reference, try_="dbscale local up, then the same command")
+        with postgres.connect(url, name="dbscale plan") as connection, postgres.reading(connection):
+            check_server(connection)
             return _into_existing(
                 source, connection, options, source_reference, target_reference, ignore_rows=ignore_rows, say=say
             )
-        vector = _has_extension(connection, "vector")
-        present = relations(connection, options.schema)
-        new_schema = not exists(connection, options.schema)
-        check_privileges(connection, options.schema, new_schema=new_schema)
-        shadowed = list(_shadowed(connection, options.state_schema))
-    survey, made = survey_source(source, options, vector=vector, say=say)
+    room = (
+        empty(target_reference, stopped, options.schema) if stopped else look(url, options.schema, options.state_schema)
+    )
+    survey, made = survey_source(source, options, vector=room.vector, say=say)
     loads = tuple(_loads(survey, made.load, options, {table: made.tables[table] for table in made.load}))
     sequences = {each.table: each.sequence for each in made.identities if each.sequence}
-    findings = [*shadowed, *survey.findings, *made.findings, *source.notes]
+    findings = [*room.findings, *survey.findings, *made.findings, *source.notes]
     if not ignore_rows:
         chosen = [load for load in loads if any(name.startswith(f"{load.table}.") for name in options.types)]
-        if chosen:
+        if chosen and not stopped:
             with postgres.connect(url, name="dbscale plan") as connection, postgres.reading(connection):
                 findings = rehearsal.rehearsed(source, connection, chosen, survey.schema.encoding, findings)
-        findings += clashes(present, made.schema)
+        findings += clashes(room.present, made.schema)
     plan = Plan(
-        title=f"{source.title} into {postgres.display(url)}",
+        title=f"{source.title} into {postgres.display(url) if url else target_reference}",
         databases={"source": source_reference, "target": target_reference},
-        steps=steps.create(made.schema, loads, sequences, new_schema=new_schema),
+        steps=steps.create(made.schema, loads, sequences, new_schema=room.new_schema),
         findings=_unique(findings),
         basis={"source": schema_digest(survey.schema)},
         options=options.as_strings(),
@@ -194,7 +194,7 @@ def _into_existing(
 ) -> Migration:
     """The plan of `--into-existing`: the target's tables and types are given, only rows move."""
     live = existing.read(connection, options.schema)
-    vector = _has_extension(connection, "vector")
+    vector = has_extension(connection, "vector")
     with source.snapshot(1) as readers:
         schema = _selected(read_schema(readers[0]), options)
     matches, findings = existing.match(schema, live, options.types)
@@ -220,7 +220,7 @@ def _into_existing(
     names = {each.source.name: each.live.name for each in matches}
     loads = tuple(_loads(survey, columns, options, names))
     sequences = {each.source.name: each.source.sequence or 0 for each in matches}
-    noticed = [*_shadowed(connection, options.state_schema), *findings, *survey.findings, *source.notes]
+    noticed = [*shadowed(connection, options.state_schema), *findings, *survey.findings, *source.notes]
     if not ignore_rows:
         encoding = survey.schema.encoding
         noticed = rehearsal.rehearsed(source, connection, loads, encoding, noticed)
@@ -396,94 +396,6 @@ def check_basis(plan: Plan, source: Source) -> None:
             where=source.title,
             try_="make the plan again: dbscale migrate SOURCE TARGET -o plan.json",
         )
-
-
-# What has to be known of the target
-
-
-def check_server(connection: Connection) -> None:
-    """Missing where the server cannot be a target: too old, not UTF-8, or behind a pooler."""
-    version = connection.info.server_version
-    if version < OLDEST_SERVER:
-        raise Missing(f"PostgreSQL {version // 10000} is too old", try_="PostgreSQL 13 or newer")
-    encoding = _value(connection, "SELECT current_setting('server_encoding')")
-    if encoding != "UTF8":
-        raise Missing(
-            f"the database's encoding is {encoding}: it cannot hold every text of SQLite",
-            try_="createdb --encoding=UTF8 --template=template0 NAME",
-        )
-    # A pooler answers with a process id of its own making.
-    if connection.info.backend_pid != _value(connection, "SELECT pg_backend_pid()"):
-        raise Missing(
-            "there is a pooler in front of this server: a run needs sessions of its own",
-            where=f"{connection.info.host}:{connection.info.port}",
-            try_="give the URL of the server itself",
-        )
-
-
-def check_privileges(connection: Connection, schema: str, *, new_schema: bool) -> None:
-    """Missing where this role may not create what the plan needs."""
-    if new_schema:
-        allowed = _value(connection, "SELECT has_database_privilege(current_database(), 'CREATE')")
-        what, grant = f"create the schema {schema!r}", "GRANT CREATE ON DATABASE … TO …"
-    else:
-        allowed = _value(connection, "SELECT has_schema_privilege(%s, 'CREATE')", schema)
-        what, grant = f"create tables in the schema {schema!r}", f"GRANT CREATE ON SCHEMA {quote(schema)} TO …"
-    if not allowed:
-        role = _value(connection, "SELECT current_user")
-        raise Missing(f"the role {role!r} may not {what}", try_=f"{grant}, or name another with --schema")
-
-
-def _shadowed(connection: Connection, state_schema: str) -> Iterator[Finding]:
-    """A finding when this role's own name leads its search path to dbscale's tables before the application's."""
-    if _value(connection, "SELECT current_user") == state_schema:
-        yield Finding(
-            code="state-schema-first",
-            where=f"schema {state_schema}",
-            says="this role has the name of the schema of dbscale's tables, so its search path ($user, public) finds"
-            " those before the application's: alembic_version, say",
-            try_="--state-schema NAME, or connect the application as another role",
-            level="behaviour",
-        )
-
-
-def relations(connection: Connection, schema: str) -> frozenset[str]:
-    """The names of the relations in a schema: tables, views, indexes and sequences share one namespace."""
-    rows = connection.execute(
-        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s", [schema]
-    )
-    return frozenset(name for (name,) in rows)
-
-
-def clashes(present: frozenset[str], schema: Schema) -> list[Finding]:
-    """Blockers for names that the target's schema has already."""
-    wanted = [table.name for table in schema.tables] + [view.name for view in schema.views]
-    taken = sorted(present.intersection(wanted))
-    if not taken:
-        return []
-    return [
-        Finding(
-            code="target-not-empty",
-            where=f"schema {schema.name}",
-            says=f"{len(taken)} of the tables and views are there already: {', '.join(taken[:5])}"
-            + (" …" if len(taken) > 5 else ""),
-            try_="--schema NEW, or --into-existing to load into them, or dbscale undo RUN to take an earlier run back",
-            level="blocker",
-        )
-    ]
-
-
-def exists(connection: Connection, schema: str) -> bool:
-    return bool(_value(connection, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)", schema))
-
-
-def _has_extension(connection: Connection, name: str) -> bool:
-    return bool(_value(connection, "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = %s)", name))
-
-
-def _value(connection: Connection, query: str, *parameters: object) -> Any:
-    row = connection.execute(query.encode(), parameters).fetchone()
-    return row[0] if row else None
 
 
 def _unique(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -15,7 +15,7 @@ from uuid import UUID
 from dbscale.drivers import postgres
 from dbscale.drivers.source import Reader, Source
 from dbscale.errors import ConfigError, Finding, Missing
-from dbscale.migrate import canonical, plan, steps
+from dbscale.migrate import canonical, room, steps
 from dbscale.migrate.encode import as_int
 from dbscale.migrate.plan import Migration
 from dbscale.plan import Load, LoadColumn, Plan, Sql, Step
@@ -132,15 +132,15 @@ def _look(work: _Spread, name: str, *, ignore_rows: bool) -> None:
                     isinstance(step, Sql) and step.sql.startswith("CREATE SCHEMA") for step in work.migration.plan.steps
                 )
                 return
-            plan.check_server(connection)
-            work.new_schema[name] = not plan.exists(connection, schema)
-            plan.check_privileges(connection, schema, new_schema=work.new_schema[name])
+            room.check_server(connection)
+            work.new_schema[name] = not room.exists(connection, schema)
+            room.check_privileges(connection, schema, new_schema=work.new_schema[name])
             vectors = any(column.type.startswith("vector") for table in work.schema.tables for column in table.columns)
             if vectors and "vector" not in work.lives[name].extensions:
                 raise Missing("the extension vector is not there", where=name, try_="CREATE EXTENSION vector")
             if not ignore_rows:
                 own = replace(work.schema, tables=_tables(work, name), views=())
-                found = plan.clashes(plan.relations(connection, schema), own)
+                found = room.clashes(room.relations(connection, schema), own)
                 work.findings += [replace(finding, where=f"{name}: {finding.where}") for finding in found]
 
 
