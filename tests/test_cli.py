@@ -155,3 +155,37 @@ def test_a_file_that_cannot_be_written(
     assert run([*words, "no/such/place", "--json"]) == USAGE
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert document["error"]["where"] == "no/such/place"
+
+
+def test_no_such_run_says_which_there_are(source: Path, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["undo", "99", database, "--json"]) == USAGE
+    assert "no run was ever made" in json.loads(capsys.readouterr().out)["error"]["try"]
+    assert run(["migrate", str(source), database, "--no-verify"]) == 0
+    capsys.readouterr()
+    assert run(["undo", "99", database, "--json"]) == USAGE
+    assert "1 (done)" in json.loads(capsys.readouterr().out)["error"]["try"]
+    for words in (["undo", "1", database, "--dry-run"], ["undo", "1", database, "--yes"], ["undo", "1", database]):
+        assert run([*words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["run"] == 1
+
+
+@pytest.mark.parametrize("words", [["migrate", "", ""], ["migrate", "app.db", ""], ["status", " "], ["assess", ""]])
+def test_an_empty_name_is_no_database(
+    words: list[str], source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(source.parent)
+    assert run(words) == USAGE
+    assert "the text is empty" in capsys.readouterr().err
+
+
+def test_the_way_on_names_all_that_the_run_was_given() -> None:
+    from dbscale.cli.runs import flags
+    from dbscale.migrate.plan import Options
+
+    given = Options(
+        only=("a b",), schema="s", into_existing=True, truncate=True, on_bad_row="quarantine", shard_maps={"farms": "x"}
+    ).as_strings()
+    assert flags(given) == (
+        " --only 'a b' --schema s --on-bad-row quarantine --into-existing --truncate --shard-map shard_maps/farms.toml"
+    )
+    assert flags(given, verifying=True).endswith(" --into-existing --shard-map shard_maps/farms.toml")

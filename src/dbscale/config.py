@@ -65,6 +65,8 @@ class Config:
 
     def database(self, reference: str) -> Database:
         """The database that a name, a path or a URL means; ConfigError where it means none."""
+        if not reference.strip():
+            raise ConfigError("no database is named: the text is empty", try_="is a variable of your shell not set?")
         if reference in self.databases:
             return self.databases[reference]
         if reference.startswith("env:") or looks_like_place(reference):
@@ -243,8 +245,14 @@ def looks_like_place(text: str) -> bool:
         or "." in text
         or text == "embedded"
         or text.startswith(("embedded:", "sqlite:", "file:"))
+        or is_connection_string(text)
         or Path(text).exists()
     )
+
+
+def is_connection_string(text: str) -> bool:
+    """True for libpq's form: `host=db1 dbname=app`."""
+    return re.match(r"\s*[a-z_]+\s*=", text) is not None
 
 
 _POSTGRES = re.compile(r"postgres(?:ql)?(?:\+(?P<driver>[a-z0-9_]+))?://", re.IGNORECASE)
@@ -265,7 +273,7 @@ def locate(database: Database) -> Location:
         return Location(kind="embedded", address=name, title=url)
     if match := _POSTGRES.match(url):
         return _postgres(url, match)
-    if re.match(r"[a-z_]+\s*=", url):
+    if is_connection_string(url):
         return Location(kind="postgres", address=url, title=redact(url))
     if _LIBSQL.match(url):
         return _libsql(url, token)

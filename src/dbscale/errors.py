@@ -121,6 +121,7 @@ _BARE_PASSWORD = re.compile(r"(?P<head>(?<![\w/:])[\w.%+-]+:/{0,1}(?:[\w.%+-]+:)
 # `password=x` of a connection string, quoted or up to the next blank that no backslash precedes; or of a URL's options.
 _SECRET_PARAMETER = re.compile(
     r"(?P<head>\b(?P<option>(?<=[?&]))?(?:\w*password|\w*passwd|pwd|auth_?token|token)\s*=\s*)"
+    r"(?!['\"]?env:\w+['\"]?(?:[\s,}]|$))"
     r"(?(option)[^\s&]+|(?:\\?'(?:[^'\\\n]|\\+.)*'?|\"[^\"\n]*\"?|(?!['\"])(?:\\+.|\S)+))",
     re.IGNORECASE,
 )

@@ -10,11 +10,13 @@ import click
 from dbscale import __version__, catalog
 from dbscale import config as configuration
 from dbscale.cli import output, places
+from dbscale.cli.runs import again
 from dbscale.config import Config, Database
 from dbscale.drivers import postgres
 from dbscale.errors import DbscaleError, Finding
 from dbscale.indexes import facts, health
 from dbscale.migrate import room
+from dbscale.plan import Plan
 
 
 @click.command()
@@ -122,6 +124,6 @@ def _runs(connection: postgres.Connection, name: str, state_schema: str) -> Iter
                 code="unfinished-run",
                 where=name,
                 says=f"run {run.id} was not finished: {run.title}" + (f" ({run.error})" if run.error else ""),
-                try_=f"dbscale migrate {run.source} {name}, or dbscale undo {run.id} {name}",
+                try_=f"{again(run, Plan.from_json(run.plan), name, None)}; or dbscale undo {run.id} {name}",
                 level="behaviour",
             )

@@ -26,6 +26,7 @@ from dbscale.errors import ConfigError, Finding, without_secrets
 from dbscale.migrate import plan as planning
 from dbscale.plan import Load, Plan, Sql
 from dbscale.schema import quote
+from dbscale.shards.file import FOLDER
 
 
 @dataclass(slots=True)
@@ -232,7 +233,19 @@ def flags(options: Mapping[str, str], *, verifying: bool = False) -> str:
         words.append("--into-existing")
     if options.get("truncate") == "true" and not verifying:
         words.append("--truncate")
+    for name in json.loads(options.get("shard_maps", "{}")):
+        words += ["--shard-map", f"{FOLDER}/{name}.toml"]
     return "".join(" " + shlex.quote(word) for word in words)
+
+
+def again(run: Run, plan: Plan, target: str, config: str | None) -> str:
+    """The command that goes on with an unfinished run."""
+    end = f" --config {shlex.quote(config)}" if config else ""
+    if run.source:
+        return f"dbscale migrate {shlex.quote(run.source)} {target}{flags(plan.options)}{end}"
+    if map_ := plan.options.get("map"):
+        return f"dbscale shards apply {shlex.quote(map_)}{end}"
+    return "give the command that began it again"
 
 
 def read_file(path: str) -> str:
@@ -369,7 +382,7 @@ def status(target: str, *, state_schema: str, as_json: bool, config: str | None)
             plan = Plan.from_json(run.plan)
             for line in outstanding(plan, done[run.id]):
                 output.answer(line)
-            again = flags(plan.options)
-            output.answer(f"go on: dbscale migrate {run.source} {without_secrets(target)}{again}")
-            output.answer(f"or take it back: dbscale undo {run.id} {without_secrets(target)}")
+            place = shlex.quote(without_secrets(target))
+            output.answer(f"go on: {again(run, plan, place, config)}")
+            output.answer(f"or take it back: dbscale undo {run.id} {place}")
     return 0
