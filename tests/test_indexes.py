@@ -12,7 +12,7 @@ import pytest
 from dbscale import apply, catalog
 from dbscale.drivers import postgres
 from dbscale.errors import Missing
-from dbscale.indexes import advise, facts, health, proof, rules, workload
+from dbscale.indexes import advise, facts, health, proof, remarks, rules, workload
 from dbscale.indexes.facts import Facts, Index, Table
 from dbscale.indexes.proof import Proof
 
@@ -67,6 +67,8 @@ def shop(server: Any) -> Iterator[Shop]:
         admin.execute(f"CREATE DATABASE {name}")
         url = server.url.rsplit("/", 1)[0] + "/" + name
         with postgres.connect(url) as connection:
+            # Else VACUUM finds rows whose commit is not on the disk, and calls no page visible to all.
+            connection.execute("SET synchronous_commit = on")
             connection.execute(SHOP)
             connection.execute("VACUUM ANALYZE")
             with postgres.reading(connection):
@@ -204,7 +206,7 @@ def test_unused_duplicate_and_invalid_indexes_are_to_be_dropped(database: str) -
         with postgres.reading(connection):
             known = facts.read(connection)
     assert {drop.name: drop.rule for drop in rules.drops(known)} == {"t_b2": "IX102", "t_bad": "IX104"}
-    assert {f.code for f in rules.findings(known)} == {"index-invalid"}
+    assert {f.code for f in remarks.findings(known)} == {"index-invalid"}
 
 
 def test_what_nobody_reads_is_to_be_dropped_only_where_every_server_was_asked() -> None:
@@ -254,6 +256,117 @@ def test_hypopg_where_it_is_installed(database: str) -> None:
                     assert [item.index for item in advice.advised] == ["orders (user_id)"]
                     (evidence, *_) = advice.advised[0].evidence
                     assert evidence.after < evidence.before / 10
+
+
+MARKS = """
+CREATE TABLE t (id bigint PRIMARY KEY, flag bool NOT NULL, seen int, data jsonb, tags text[], at timestamptz NOT NULL,
+                kind int NOT NULL, span tstzrange, email text NOT NULL);
+INSERT INTO t SELECT n, n % 100 = 0, CASE WHEN n % 10 = 0 THEN n END, jsonb_build_object('n', n), ARRAY[n::text],
+       timestamptz '2025-01-01' + n * interval '1 s', n % 1000, tstzrange(now(), NULL), 'u' || n
+  FROM generate_series(1, 30000) n;
+CREATE INDEX t_flag ON t (flag); CREATE INDEX t_seen ON t (seen); CREATE INDEX t_data ON t (data);
+CREATE INDEX t_tags ON t (tags); CREATE INDEX t_span ON t (span); CREATE INDEX t_at ON t (at, kind);
+CREATE INDEX t_order ON t (at, id) WHERE flag; CREATE UNIQUE INDEX t_email ON t (email);
+CREATE INDEX t_kind ON t (kind);
+"""
+
+
+@pytest.fixture
+def marked(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[postgres.Connection]:
+    monkeypatch.setattr(remarks, "LARGE_BYTES", 8192)
+    with postgres.connect(database) as connection:
+        connection.execute(MARKS)
+        connection.execute("VACUUM ANALYZE")
+        yield connection
+
+
+def _known(connection: postgres.Connection) -> Facts:
+    with postgres.reading(connection):
+        return facts.read(connection)
+
+
+def test_indexes_that_hardly_help_are_told_with_what_would(marked: postgres.Connection) -> None:
+    found = {(each.code, each.where): each for each in remarks.findings(_known(marked))}
+    assert set(found) == {
+        ("index-share", "t.t_flag"), ("index-share", "t.t_seen"), ("index-type", "t.t_data"),
+        ("index-type", "t.t_tags"), ("index-type", "t.t_span"), ("index-order", "t.t_at"), ("index-order", "t.t_order"),
+        ("index-count", "t"),
+    }  # fmt: skip
+    assert "WHERE \"flag\" = 't'" in found["index-share", "t.t_flag"].try_
+    assert "90% of its entries are NULL" in found["index-share", "t.t_seen"].says
+    assert "gist" in found["index-type", "t.t_span"].try_
+    marked.execute("DROP INDEX t_flag; CREATE INDEX t_flag ON t (flag) WHERE flag; DROP INDEX t_data, t_tags, t_span")
+    marked.execute("DROP INDEX t_at; CREATE INDEX t_at ON t (kind, at)")
+    assert {each.where for each in remarks.findings(_known(marked))} == {"t.t_seen", "t.t_order"}
+
+
+def test_unique_indexes_without_the_shard_key_are_told(marked: postgres.Connection) -> None:
+    known = _known(marked)
+    assert [each.where for each in remarks.sharded(known, {"t": "kind"})] == ["t.t_email", "t.t_pkey"]
+    assert [each.where for each in remarks.sharded(known, {"t": "id"})] == ["t.t_email"]
+    assert list(remarks.sharded(known, {"other": "id"})) == []
+
+
+def test_tables_that_are_read_whole_are_told_without_any_statement(marked: postgres.Connection) -> None:
+    def whole() -> list[str]:
+        marked.execute("SELECT pg_stat_force_next_flush()")
+        return [each.says for each in remarks.findings(_known(marked)) if each.code == "table-scanned"]
+
+    assert whole() == []
+    marked.execute("SELECT pg_stat_reset()")
+    for _ in range(100):
+        marked.execute("SELECT sum(seen) FROM t")
+    (says,) = whole()
+    assert "30,000 rows each time" in says
+    for _ in range(3000):
+        marked.execute("SELECT 1 FROM t WHERE id = 5")
+    assert whole() == [], "mostly it is read by an index"
+
+
+def test_an_index_of_an_updated_column_is_told_where_updates_are_not_heap_only(marked: postgres.Connection) -> None:
+    asked = workload.from_sql("UPDATE t SET kind = 5 WHERE id = $1; UPDATE t SET seen = 1 WHERE id = $1").statements
+    assert list(remarks.blocking_hot(_known(marked), asked)) == []
+    marked.execute("UPDATE t SET kind = kind + 1")
+    marked.execute("SELECT pg_stat_force_next_flush()")
+    found = {each.where: each.says for each in remarks.blocking_hot(_known(marked), asked)}
+    assert set(found) == {"t.t_kind", "t.t_at", "t.t_seen"}
+    assert "0% of 30000 updates" in found["t.t_kind"]
+    marked.execute("DROP INDEX t_kind, t_at, t_seen")
+    for sql in (
+        "ALTER TABLE t SET (fillfactor = 40)",
+        "VACUUM FULL t",
+        "SELECT pg_stat_reset()",
+        "UPDATE t SET kind = 7",
+    ):
+        marked.execute(sql)
+    marked.execute("CREATE INDEX t_kind ON t (kind); SELECT pg_stat_force_next_flush()")
+    assert list(remarks.blocking_hot(_known(marked), asked)) == [], "the updates were heap-only"
+
+
+def test_an_index_that_the_planner_does_not_take_for_its_settings_is_told(database: str) -> None:
+    with postgres.connect(database) as connection:
+        connection.execute(SHOP + "CREATE INDEX orders_total ON orders (total)")
+        connection.execute("VACUUM ANALYZE")
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} SET random_page_cost = 40")
+    asked = workload.from_sql("SELECT * FROM orders WHERE total = 7; SELECT * FROM orders WHERE total > 7")
+    with postgres.connect(database) as connection, postgres.reading(connection):
+        known = facts.read(connection)
+        with proof.proving(connection, database, known) as prover:
+            advice = advise.advise(known, prover, asked)
+    (told,) = [each for each in advice.findings if each.code == "index-not-taken"]
+    assert told.where == "orders.orders_total"
+    assert "random_page_cost = 1.1" in told.try_
+    assert "total = 7" in told.original, "the other is read whole for a reason"
+    assert "orders (total)" not in [item.index for item in advice.advised]
+
+
+def test_an_index_covers_what_is_read_where_that_saves_going_to_the_table(shop: Shop) -> None:
+    sql = "SELECT count(active) FROM users WHERE country = 'c7'"
+    shop.advises(sql, "users (country) include (active)")
+    shop.advises("SELECT total FROM orders WHERE user_id = 5", "orders (user_id)")  # three rows: it saves too little
+    shop.advises("SELECT * FROM users WHERE country = 'c7'", "users (country)")
+    written = shop.advice(f"-- calls: 100\n{sql}", "-- calls: 90000\nUPDATE users SET active = true WHERE id = $1")
+    assert [item.index for item in written.advised if "users" in item.index] == ["users (country)"], "updates would pay"
 
 
 def test_doctor_sees_what_is_wrong(database: str) -> None:

@@ -93,8 +93,17 @@ def look(
             return advise.advise(
                 known, prover, asked, indexes=settings.indexes, config_path=settings.path,
                 databases={"target": (target, known), **databases}, drops=drops, window_days=window_days,
-                budget=int(budget * 1_000_000) if budget is not None else None,
+                budget=int(budget * 1_000_000) if budget is not None else None, sharded=_sharded(settings),
             )  # fmt: skip
+
+
+def _sharded(settings: Config) -> dict[str, str]:
+    """The key column of each table of the shard maps, where there are any."""
+    from dbscale.shards import file
+
+    if not any(Path(file.FOLDER).glob("*.toml")):
+        return {}
+    return {table: key for each in file.load(file.FOLDER, settings).maps for table, key in each.tables.items()}
 
 
 def _facts(url: str) -> Facts:

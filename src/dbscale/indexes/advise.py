@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from dbscale.errors import ConfigError, Finding
-from dbscale.indexes import rules
+from dbscale.indexes import remarks, rules
 from dbscale.indexes.candidates import Candidate
 from dbscale.indexes.choose import Choice, Effect, Winner, choose, covers
 from dbscale.indexes.facts import Facts, Index, Table
@@ -151,11 +151,13 @@ def advise(
     budget: int | None = None,
     drops: bool = False,
     window_days: float = rules.WINDOW_DAYS,
+    sharded: Mapping[str, str] | None = None,
 ) -> Advice:
     """The advice from schema, wishes and workload.
 
     `databases` are those that get the indexes, by the plan's names: what refers to each, and its facts; by default the
-    one asked alone, as `target`. `drops` puts the drop advice into the plan too.
+    one asked alone, as `target`. `drops` puts the drop advice into the plan too. `sharded` has the key column of each
+    table of a shard map.
     """
     asked, findings = wanted(indexes or {}, facts, config_path)
     missing = [wish for wish in asked if not _existing(wish.candidate, facts)]
@@ -172,7 +174,9 @@ def advise(
         advised.append(_advised(winner, name, by_statement))
     dropping = tuple(_dropped(facts, proof, workload, choice, window_days))
     served = {id(effect.statement) for winner in choice.winners for effect in winner.effects}
-    findings += [*rules.findings(facts), *_asked_findings(asked, facts)]
+    findings += [*remarks.findings(facts), *_asked_findings(asked, facts), *remarks.sharded(facts, sharded or {})]
+    findings += remarks.blocking_hot(facts, workload.statements)
+    findings += remarks.passed_over(facts, proof, ((effect.statement, effect.after) for effect in choice.effects))
     findings += [item.finding for item in schema_wants if id(item.statement) not in served]
     findings += [Finding(code="workload-statement", where=source, says=f"left out: {why}", original=sql)
                  for sql, why in (*workload.skipped, *choice.refused)

@@ -6,7 +6,7 @@ Equality first, then sorting, then ranges. Nothing here decides: `proof` prices 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dbscale import query as queries
@@ -19,6 +19,10 @@ WIDEST = 4
 """Key columns that a recommended index has at most."""
 IN_ORDER, LARGE = 0.9, 1_000_000_000
 """A BRIN index is tried where the column's correlation and the table's bytes are at least so."""
+MOST_INCLUDED, INCLUDED_BYTES = 3, 32
+"""Columns that an index includes at most, and their average bytes together."""
+ALL_VISIBLE = 0.8
+"""The share of a table's pages without which an index-only scan goes to the table after all."""
 PARTIAL_SHARE = 0.2
 """A constant condition makes a partial index worthwhile where at most this share of the rows meets it."""
 
@@ -196,7 +200,35 @@ def candidates(statement: Statement, facts: Facts, popular: dict[tuple[int, str]
                 found[candidate] = None
     for candidate in _expressions(statement, facts):
         found[candidate] = None
+    for candidate in _covering(statement, facts, list(found)):
+        found[candidate] = None
     return list(found)
+
+
+def _covering(statement: Statement, facts: Facts, plain: list[Candidate]) -> Iterator[Candidate]:
+    """IX205: the same indexes with the few further columns that the statement reads: it need not go to the table.
+
+    Only where most pages are known to be visible to all: else the table is read anyway. The chooser weighs the price:
+    an update of an included column cannot be heap-only.
+    """
+    import postgast
+
+    query = statement.query
+    table = facts.table(query.tables[0].name, query.tables[0].schema) if len(query.tables) == 1 else None
+    if table is None or query.verb != "select" or not table.pages or table.visible < ALL_VISIBLE * table.pages:
+        return
+    parts = list(postgast.walk(postgast.parse(statement.sql)))
+    if any(type(part).__name__ == "A_Star" for _, part in parts):
+        return
+    # count(*) has no A_Star, and * among the columns has.
+    read = {part.fields[-1].string.sval for _, part in parts if type(part).__name__ == "ColumnRef"}
+    columns = [column for column in table.columns if column.name in read]
+    for candidate in plain:
+        further = [column for column in columns if column.name not in candidate.columns]
+        if candidate.method != "btree" or candidate.where or not 0 < len(further) <= MOST_INCLUDED:
+            continue
+        if sum(column.width or 8 for column in further) <= INCLUDED_BYTES:
+            yield replace(candidate, include=tuple(column.name for column in further))
 
 
 def _blocks(need: Need) -> Iterator[Candidate]:

@@ -114,7 +114,8 @@ class Chooser:
         self.forced = frozenset(wanted)
         self._gather()
         self.chosen = [candidate for candidate in wanted if candidate not in self.proof.refused]
-        while self._step():
+        least = LEAST_SHARE * self._total()
+        while self._step(least):
             pass
         self._thin_out()
         return self._result()
@@ -201,16 +202,15 @@ class Chooser:
             helps = helps or (now.cost >= LEAST_COST and then.cost <= now.cost * (1 - LEAST_SAVING))
         return gain, helps
 
-    def _step(self) -> bool:
-        """Choose one more; False where none is worth it."""
-        total = self._total()
+    def _step(self, least: float) -> bool:
+        """Choose one more, which saves `least` or takes half off a statement; False where none is worth it."""
         worth: list[tuple[float, Candidate]] = []
         for candidate in self.pool:
             if candidate in self.chosen:
                 continue
             gain, helps = self._gain(candidate)
             net = gain - WRITE_FACTOR * self.writes(candidate)
-            if net > 0 and (helps or gain >= LEAST_SHARE * total) and self._fits(candidate):
+            if net > 0 and (helps or gain >= least) and self._fits(candidate):
                 worth.append((net, candidate))
         if not worth:
             return False

@@ -10,7 +10,7 @@ from typing import Any
 
 from dbscale.drivers.postgres import Connection
 from dbscale.errors import Finding
-from dbscale.indexes import rules
+from dbscale.indexes import remarks
 from dbscale.indexes.facts import Facts, Table
 
 SEQUENCE_SHARE = 0.8
@@ -27,7 +27,7 @@ SHOWN = 10
 
 def check(connection: Connection, facts: Facts, name: str) -> Iterator[Finding]:
     """Everything that is wrong with the database `name`. To be called in a READ ONLY transaction."""
-    yield from rules.findings(facts)
+    yield from remarks.findings(facts)
     yield from keys(facts, name)
     yield from sequences(facts, name)
     yield from bloat(facts, name)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import psycopg
@@ -54,8 +55,11 @@ class Proof(Protocol):
     def prepare(self, wanted: Iterable[Candidate]) -> None:
         """Make candidates known."""
 
-    def plan(self, sql: str, chosen: Iterable[Candidate] = (), *, hidden: Iterable[str] = ()) -> Planned:
-        """The plan of a statement if the indexes `chosen` existed and those named in `hidden` did not."""
+    def plan(
+        self, sql: str, chosen: Iterable[Candidate] = (), *, hidden: Iterable[str] = (),
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> Planned:  # fmt: skip
+        """The plan of a statement with `settings`, if the indexes `chosen` existed and those in `hidden` did not."""
 
     def name(self, candidate: Candidate) -> str:
         """What a candidate is called in plans."""
@@ -140,8 +144,11 @@ class _Asked:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def ask(self, sql: str) -> Planned:
-        with self.connection.transaction():
+    def ask(self, sql: str, settings: Mapping[str, str]) -> Planned:
+        # Rolled back: with the transaction goes what was set for it.
+        with self.connection.transaction(force_rollback=True):
+            for name, value in settings.items():
+                self.connection.execute("SELECT set_config(%s, %s, true)", [name, value])
             return explain(self.connection, sql)
 
 
@@ -176,7 +183,10 @@ class Hypothetical(_Asked):
         self.connection.execute("SELECT hypopg_reset()")
         self._made.clear()
 
-    def plan(self, sql: str, chosen: Iterable[Candidate] = (), *, hidden: Iterable[str] = ()) -> Planned:
+    def plan(
+        self, sql: str, chosen: Iterable[Candidate] = (), *, hidden: Iterable[str] = (),
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> Planned:  # fmt: skip
         wanted = {candidate for candidate in chosen if candidate not in self.refused}
         if not wanted <= self._made.keys() or len(wanted) != len(self._made):
             self._reset()
@@ -188,7 +198,7 @@ class Hypothetical(_Asked):
         for oid in hide:
             self.connection.execute("SELECT hypopg_hide_index(%s)", [oid])
         try:
-            return self.ask(sql)
+            return self.ask(sql, settings)
         finally:
             if hide:
                 self.connection.execute("SELECT hypopg_unhide_all_indexes()")
@@ -329,7 +339,10 @@ class Clone:
         self._restore(candidate.schema, name, table.rows * share(candidate, table), pages, 0)
         self._extend(quote(candidate.schema, name), pages)
 
-    def plan(self, sql: str, chosen: Iterable[Candidate] = (), *, hidden: Iterable[str] = ()) -> Planned:
+    def plan(
+        self, sql: str, chosen: Iterable[Candidate] = (), *, hidden: Iterable[str] = (),
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> Planned:  # fmt: skip
         assert self._connection is not None  # noqa: S101
         shown = frozenset(self._names[candidate] for candidate in chosen if candidate in self._names)
         away = frozenset(hidden)
@@ -346,7 +359,7 @@ class Clone:
                         [valid, list(names)],
                     )
             self._shown = (shown, away)
-        return _Asked(self._connection).ask(sql)
+        return _Asked(self._connection).ask(sql, settings)
 
     def name(self, candidate: Candidate) -> str:
         return self._names.get(candidate, "")

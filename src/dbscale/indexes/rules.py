@@ -1,8 +1,7 @@
-"""What the schema and the counters alone say about indexes: missing ones, wrong ones, and ones to drop."""
+"""What the schema and the counters alone say about indexes: missing ones, and ones to drop."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,7 +16,6 @@ WINDOW_DAYS = 30.0
 """Days of counters before "never read" means anything."""
 DROP_BYTES = 10_000_000
 """Smaller indexes are not worth a drop."""
-MOST_INDEXES, MOST_COLUMNS = 8, 4
 RARE_SCANS, RARE_WRITES = 1_000, 10_000
 """Read less often and written more often than this in the window: it costs more than it gives."""
 BLOAT_BYTES, BLOAT_TIMES = 100_000_000, 2.0
@@ -120,69 +118,6 @@ def _matters(table: Table, key: ForeignKey, facts: Facts, joined: set[tuple[int,
     return bool(parent and parent.deletes) or any((table.oid, name) in joined for name in key.columns)
 
 
-def findings(facts: Facts) -> Iterator[Finding]:
-    """What is wrong with the indexes and foreign keys that are there."""
-    for table in facts.tables:
-        for index in table.indexes:
-            yield from _invalid(table, index)
-            yield from _needless_predicate(table, index)
-        yield from _too_many(table)
-        for key in table.foreign_keys:
-            if different := [f"{a} and {b}" for a, b in key.types if a != b]:
-                yield Finding(
-                    code="foreign-key-types",
-                    where=f"{table.title}.{key.name}",
-                    says=f"its sides differ in type ({', '.join(different)}): joins cast, and may pass indexes over",
-                    try_="give both columns one type",
-                )
-
-
-def _needless_predicate(table: Table, index: Index) -> Iterator[Finding]:
-    """IX109."""
-    bare = re.fullmatch(r"\((\w+) IS NOT NULL\)", index.predicate)
-    column = table.column(bare[1]) if bare else None
-    if column and column.not_null:
-        yield Finding(
-            code="index-predicate",
-            where=f"{table.title}.{index.name}",
-            says=f"its condition is true of every row: {column.name} is NOT NULL",
-            try_="build it without the condition: statements need not repeat it then",
-        )
-
-
-def _too_many(table: Table) -> Iterator[Finding]:
-    """IX111."""
-    own = [index for index in table.indexes if index.valid]
-    wide = [index.name for index in own if len(index.columns) > MOST_COLUMNS and not index.kept]
-    if len(own) > MOST_INDEXES:
-        yield Finding(
-            code="index-count",
-            where=table.title,
-            says=f"{len(own)} indexes: each insert, and each update that is not heap-only, writes to all of them",
-            try_="dbscale indexes recommend --from stats says which are not read",
-        )
-    if wide:
-        yield Finding(
-            code="index-count",
-            where=f"{table.title}: {', '.join(wide)}",
-            says=f"more than {MOST_COLUMNS} key columns: the last ones seldom narrow a search",
-            try_="keep what is compared; put what is only read into INCLUDE",
-        )
-
-
-def _invalid(table: Table, index: Index) -> Iterator[Finding]:
-    """IX104."""
-    if index.valid or index.building or index.attached:
-        return
-    if index.partitioned:
-        says, try_ = "it waits for a partition's index to be attached", "ALTER INDEX … ATTACH PARTITION …"
-    else:
-        price = "it is not read, but every write pays for it" if index.ready else "it is neither read nor written"
-        says = f"it is INVALID: a concurrent build has failed; {price}"
-        try_ = f"DROP INDEX CONCURRENTLY {quote(index.schema, index.name)}, then build it again"
-    yield Finding(code="index-invalid", where=f"{table.title}.{index.name}", says=says, try_=try_, level="behaviour")
-
-
 def drops(facts: Facts, *, window_days: float = WINDOW_DAYS) -> Iterator[Drop]:
     """IX102, IX104, IX301, IX302: duplicates, invalid ones, and those that are not read, or seldom."""
     for table in facts.tables:
@@ -260,4 +195,4 @@ def bloated(facts: Facts) -> Iterator[Drop]:
                            bytes=index.bytes, rebuild=True)  # fmt: skip
 
 
-__all__ = ["Drop", "SchemaWant", "asked_by_schema", "bloated", "drops", "findings", "superfluous", "usable"]
+__all__ = ["Drop", "SchemaWant", "asked_by_schema", "bloated", "drops", "superfluous", "usable"]
