@@ -11,16 +11,18 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from dbscale import config as configuration
 from dbscale.drivers.hrana import parse
 from dbscale.drivers.libsql import LibsqlSource, SnapshotLost
 from dbscale.drivers.source import TooLarge
 from dbscale.drivers.sqlite import SqliteSource
-from dbscale.drivers.turso import Admin, admin_of, writes_blocked
+from dbscale.drivers.turso import Admin, admin_of, left_blocked, writes_blocked
 from dbscale.errors import ConfigError, Missing, SourceError, Unreachable
 from dbscale.migrate import encode
 from dbscale.migrate.source import read_schema
@@ -619,13 +621,93 @@ def test_writes_blocked_already_stay_blocked(sqld: START) -> None:
 
 def test_who_may_block_writes_is_named_by_the_environment() -> None:
     cloud = {"TURSO_ORGANIZATION": "me", "TURSO_API_TOKEN": "secret"}
-    admin = admin_of("shop-me.turso.io", cloud)
+    admin = admin_of("shop-me.turso.io", environment=cloud)
     assert (admin.organization, admin.database, admin.token) == ("me", "shop-me.turso.io", "secret")
     assert "secret" not in repr(admin)
-    assert admin_of("10.0.0.1", {"SQLD_ADMIN_URL": "http://10.0.0.1:8082"}).url == "http://10.0.0.1:8082"
+    assert admin_of("10.0.0.1", environment={"SQLD_ADMIN_URL": "http://10.0.0.1:8082"}).url == "http://10.0.0.1:8082"
     for host, names in (("shop-me.turso.io", {"TURSO_ORGANIZATION": "me"}), ("10.0.0.1", cloud)):
         with pytest.raises(ConfigError, match="must be set"):
-            admin_of(host, names)
+            admin_of(host, environment=names)
+
+
+def test_who_may_block_writes_is_named_by_dbscale_toml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "secret")
+    content = {
+        "databases": {
+            "own": {"url": "http://10.0.0.1", "admin_url": "http://10.0.0.1:8082", "admin_token": "env:KEY"},
+            "cloud": {"url": "libsql://shop-me.turso.io", "organization": "me", "admin_token": "env:KEY"},
+        }
+    }
+    own, cloud = configuration.parse(content).databases.values()
+    assert admin_of("10.0.0.1", own, {}) == Admin(url="http://10.0.0.1:8082", token="secret")
+    there = admin_of("shop-me.turso.io", cloud, {})
+    assert (there.organization, there.database, there.token) == ("me", "shop-me.turso.io", "secret")
+    assert "secret" not in f"{own!r}{cloud!r}{there!r}"
+    with pytest.raises(ConfigError, match="not kept in the file"):
+        configuration.parse({"databases": {"own": {"url": "http://h", "admin_token": "secret"}}})
+
+
+class Platform(BaseHTTPRequestHandler):
+    """Turso's platform API as its documentation has it: enough to see the form of the requests, and no more."""
+
+    seen: ClassVar[list[tuple[str, str, str, Any]]] = []
+    blocked = False
+
+    def _answer(self, content: Any) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _note(self) -> Any:
+        length = int(self.headers.get("Content-Length") or 0)
+        content = json.loads(self.rfile.read(length)) if length else None
+        Platform.seen.append((self.command, self.path, self.headers["Authorization"], content))
+        return content
+
+    def do_GET(self) -> None:
+        self._note()
+        if self.path.endswith("/configuration"):
+            self._answer({"block_writes": Platform.blocked, "block_reads": False, "size_limit": "0"})
+        else:
+            names = [("other", "xshop-me.turso.io"), ("shop", "shop-me.turso.io")]
+            self._answer({"databases": [{"Name": name, "Hostname": host} for name, host in names]})
+
+    def do_PATCH(self) -> None:
+        Platform.blocked = self._note()["block_writes"]
+        self._answer({"block_writes": Platform.blocked})
+
+    def log_message(self, *_: Any) -> None:
+        """Silent."""
+
+
+def test_the_requests_to_tursos_platform_have_the_documented_form() -> None:
+    """Against a stand-in: there is no Turso Cloud here, and this proves nothing about it."""
+    Platform.seen.clear()
+    api = ThreadingHTTPServer(("127.0.0.1", 0), Platform)
+    threading.Thread(target=api.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{api.server_address[1]}"
+    admin = Admin(url=url, organization="me", database="shop-me.turso.io", token="secret")
+    try:
+        with writes_blocked(admin) as already:
+            assert already is None
+            assert Platform.blocked
+            left = left_blocked(admin)
+            assert left is not None
+            assert "curl -X PATCH" in left.try_
+            assert "secret" not in left.try_
+            with writes_blocked(admin) as already:
+                assert already is not None
+            assert Platform.blocked
+        assert not Platform.blocked
+    finally:
+        api.shutdown()
+        api.server_close()
+    path = "/v1/organizations/me/databases/shop/configuration"
+    changes = [(each[1], each[3]) for each in Platform.seen if each[0] == "PATCH"]
+    assert changes == [(path, {"block_writes": True}), (path, {"block_writes": False})]
+    assert {each[2] for each in Platform.seen} == {"Bearer secret"}
 
 
 def test_the_admin_api_wants_its_key(sqld: START) -> None:

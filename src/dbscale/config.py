@@ -38,6 +38,14 @@ class Database:
     """As written, `env:NAME` not yet looked up."""
     token: str = field(default="", repr=False)
     replicas: tuple[Replica, ...] = ()
+    frozen: bool = False
+    """libSQL: nobody writes to it, since it is a branch or a copy."""
+    admin_url: str = ""
+    """sqld's admin API, which `--hold-writes` asks; `env:NAME` not yet looked up."""
+    organization: str = ""
+    """At Turso Cloud, whose database it is."""
+    admin_token: str = field(default="", repr=False)
+    """`env:NAME` of the key of sqld's admin API, or of a token of Turso's platform API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,12 +197,13 @@ class _At:
 
 
 def _database(at: _At, name: str, entry: dict[str, Any]) -> Database:
-    at.known(entry, ("url", "token", "replicas"))
+    at.known(entry, ("url", "token", "replicas", "frozen", "admin_url", "organization", "admin_token"))
     if "url" not in entry:
         raise ConfigError("url is missing", where=at.text, try_='url = "env:DATABASE_URL"')
-    token = at.typed(entry, "token", str, "")
-    if token and not token.startswith("env:"):
-        raise ConfigError("a token is not kept in the file", where=at.key("token").text, try_='token = "env:NAME"')
+    for key in ("token", "admin_token"):
+        secret = at.typed(entry, key, str, "")
+        if secret and not secret.startswith("env:"):
+            raise ConfigError("a token is not kept in the file", where=at.key(key).text, try_=f'{key} = "env:NAME"')
     replicas = []
     for number, replica in enumerate(at.typed(entry, "replicas", list, [])):
         spot = at.key(f"replicas[{number}]")
@@ -217,7 +226,16 @@ def _database(at: _At, name: str, entry: dict[str, Any]) -> Database:
                 role=role,
             )
         )
-    return Database(name=name, url=at.typed(entry, "url", str, ""), token=token, replicas=tuple(replicas))
+    return Database(
+        name=name,
+        url=at.typed(entry, "url", str, ""),
+        token=entry.get("token", ""),
+        replicas=tuple(replicas),
+        frozen=at.typed(entry, "frozen", bool, False),
+        admin_url=at.typed(entry, "admin_url", str, ""),
+        organization=at.typed(entry, "organization", str, ""),
+        admin_token=entry.get("admin_token", ""),
+    )
 
 
 def _pool(at: _At, entry: dict[str, Any]) -> Pool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -87,7 +88,8 @@ def dbscale() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command line and exit with its status."""
+    """Run one command line and exit with its status. SIGTERM ends it as Ctrl-C does: nothing is left half-open."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(arguments))
 
 

@@ -8,7 +8,7 @@ import click
 
 from dbscale import config as configuration
 from dbscale.cli import output, places
-from dbscale.cli.migrate import make_options, selection, tables_text
+from dbscale.cli.migrate import make_options, reading, selection, tables_text
 from dbscale.errors import Finding
 from dbscale.migrate import plan as planning
 from dbscale.migrate.plan import Assessment
@@ -25,13 +25,14 @@ HEADINGS = {
 @click.argument("source")
 @selection
 @click.option("--html", "html_file", metavar="FILE", help="Also write a self-contained page to FILE.")
-@click.option("--copy-first", is_flag=True, help="Copy the SQLite file to a temporary place and read the copy.")
+@reading
 @output.common
 def assess(
     source: str,
     *,
     html_file: str | None,
     copy_first: bool,
+    frozen: bool,
     jobs: int,
     state_schema: str,
     as_json: bool,
@@ -43,7 +44,7 @@ def assess(
     No target is needed, and nothing is changed. Exit status 1 when something blocks the migration.
     """
     settings = configuration.load(config)
-    opened = places.open_source(settings, source, copy_first=copy_first)
+    opened = places.open_source(settings, source, copy_first=copy_first, frozen=frozen)
     options = make_options(settings, chosen, jobs=jobs, state_schema=state_schema)
     assessment = planning.assess(opened, options, say=(lambda _: None) if as_json else output.say)
     if html_file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from contextlib import suppress
 
 import click
 
@@ -11,9 +12,9 @@ from dbscale import __version__, catalog
 from dbscale import config as configuration
 from dbscale.cli import output, places
 from dbscale.cli.runs import again
-from dbscale.config import Config, Database
+from dbscale.config import Config, Database, Location
 from dbscale.drivers import postgres
-from dbscale.errors import DbscaleError, Finding
+from dbscale.errors import ConfigError, DbscaleError, Finding
 from dbscale.indexes import facts, health
 from dbscale.migrate import room
 from dbscale.plan import Plan
@@ -99,13 +100,25 @@ def look(settings: Config, database: Database, state_schema: str) -> tuple[str, 
                     "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
                 )
             )
-        return f"{place.title}: {tables!r} tables, read by SQLite {version}", list(source.notes)
+        findings = [*source.notes, *(_blocked_writes(place, database) if place.kind == "libsql" else ())]
+        return f"{place.title}: {tables!r} tables, read by SQLite {version}", findings
     target = places.open_target(settings, database.name)
     with postgres.connect(target.url, name="dbscale doctor") as connection, postgres.reading(connection):
         server = connection.info.parameter_status("server_version") or ""
         findings = [*_server(connection, database.name), *_runs(connection, database.name, state_schema)]
         findings += health.check(connection, facts.read(connection, hidden=(state_schema,)), database.name)
     return f"{postgres.display(target.url)}: PostgreSQL {server}", findings
+
+
+def _blocked_writes(place: Location, database: Database) -> Iterator[Finding]:
+    """A server that a killed dbscale has left refusing writes, where somebody is named who may ask."""
+    from dbscale.drivers import turso
+    from dbscale.drivers.hrana import parse
+
+    with suppress(ConfigError):
+        left = turso.left_blocked(turso.admin_of(parse(place.address).host, database))
+        if left:
+            yield left
 
 
 def _server(connection: postgres.Connection, name: str) -> Iterator[Finding]:

@@ -62,6 +62,13 @@ def selection(command: F) -> F:
     return command
 
 
+def reading(command: F) -> F:
+    """The options that say how the source is read."""
+    copy_first = click.option("--copy-first", is_flag=True, help="Copy SOURCE to a temporary file and read the copy.")
+    frozen = click.option("--frozen", is_flag=True, help="Nobody writes to SOURCE, a branch on a libSQL server.")
+    return copy_first(frozen(command))
+
+
 SHARD_MAP = click.option(
     "--shard-map", multiple=True, metavar="FILE", help="Spread the rows over the shards of this map (again for more)."
 )
@@ -80,7 +87,7 @@ SHARD_MAP = click.option(
     help="A row that the target's types cannot hold.",
 )
 @click.option("--truncate", is_flag=True, help="With --into-existing: empty the tables first.")
-@click.option("--copy-first", is_flag=True, help="Copy the SQLite file to a temporary place and read the copy.")
+@reading
 @click.option("--hold-writes", is_flag=True, help="Keep writers out of the source until the end.")
 @click.option("--no-verify", is_flag=True, help="Do not compare source and target afterwards.")
 @click.option("-o", "--out", metavar="FILE", help="Write the plan as JSON to FILE (- for stdout) and stop.")
@@ -100,6 +107,7 @@ def migrate(
     config: str | None,
     no_verify: bool,
     copy_first: bool,
+    frozen: bool,
     hold_writes: bool,
     jobs: int,
     state_schema: str,
@@ -113,7 +121,7 @@ def migrate(
     again.
     """
     settings = configuration.load(config)
-    opened = places.open_source(settings, source, copy_first=copy_first, hold_writes=hold_writes)
+    opened = places.open_source(settings, source, copy_first=copy_first, hold_writes=hold_writes, frozen=frozen)
     destination = places.look_target(settings, target)
     spreading = Spreading.read(settings, destination, shard_map)
     urls = spreading.urls

@@ -32,17 +32,29 @@ def location(config: Config, reference: str) -> Location:
     return place
 
 
-def open_source(config: Config, reference: str, *, copy_first: bool = False, hold_writes: bool = False) -> Source:
-    """The source that `reference` means; ConfigError where it is a database that dbscale only writes to."""
+def open_source(
+    config: Config, reference: str, *, copy_first: bool = False, hold_writes: bool = False, frozen: bool = False
+) -> Source:
+    """The source that `reference` means; ConfigError where it is a database that dbscale only writes to.
+
+    `copy_first`, `hold_writes`, `frozen`: see `drivers.sqlite.SqliteSource` and `drivers.libsql.open_source`.
+    """
     place = location(config, reference)
     if place.kind == "sqlite":
+        if frozen:
+            raise ConfigError(
+                "--frozen is for a libSQL server: of a file it is seen whether somebody writes",
+                where=place.title,
+                try_="leave it away; --hold-writes keeps writers out",
+            )
         from dbscale.drivers.sqlite import SqliteSource
 
         return SqliteSource(place.address, copy_first=copy_first, hold_writes=hold_writes)
     if place.kind == "libsql":
         from dbscale.drivers.libsql import open_source as open_libsql
 
-        return open_libsql(place, hold_writes=hold_writes)
+        database = config.database(reference)
+        return open_libsql(place, database, copy_first=copy_first, hold_writes=hold_writes, frozen=frozen)
     raise ConfigError(
         f"{place.title} is PostgreSQL: the source is a SQLite or libSQL database",
         where=reference,

@@ -16,7 +16,7 @@ import psycopg
 from dbscale import catalog
 from dbscale import config as configuration
 from dbscale.cli import output, places
-from dbscale.cli.migrate import SHARD_MAP, Spreading, make_options, selection
+from dbscale.cli.migrate import SHARD_MAP, Spreading, make_options, reading, selection
 from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
 from dbscale.migrate import plan as planning
@@ -35,13 +35,14 @@ MOST_SHOWN = 20
 @click.argument("target")
 @selection
 @SHARD_MAP
-@click.option("--copy-first", is_flag=True, help="Copy the SQLite file to a temporary place and read the copy.")
+@reading
 @output.common
 def verify(
     source: str,
     target: str,
     *,
     copy_first: bool,
+    frozen: bool,
     jobs: int,
     state_schema: str,
     shard_map: tuple[str, ...],
@@ -55,7 +56,7 @@ def verify(
     column, with both values. Give the options that the migration was given.
     """
     settings = configuration.load(config)
-    opened = places.open_source(settings, source, copy_first=copy_first)
+    opened = places.open_source(settings, source, copy_first=copy_first, frozen=frozen)
     destination = places.open_target(settings, target)
     spreading = Spreading.read(settings, destination, shard_map)
     options = make_options(settings, chosen, spreading, jobs=jobs, state_schema=state_schema)

@@ -49,8 +49,6 @@ class RefusedTooLarge(Refused, TooLarge):
     section = "source-value-too-large"
 
 
-_NAMESPACE = base64.b64encode(b"default").decode().rstrip("=")
-_HELLO_LOG, _HELLO_INDEX = 3, 5
 _TOO_LARGE = "RESPONSE_TOO_LARGE"
 _ADVICE = {
     "SQLITE_TOOBIG": "the server reads no value above its limit (5 MB): migrate from a copy of the file instead",
@@ -277,7 +275,7 @@ class HttpStream:
 
     def _send(self, path: str, body: bytes) -> http.client.HTTPResponse:
         if self._connection is None:
-            self._connection = _connect(self._place, self._timeout)
+            self._connection = connect(self._place, self._timeout)
         headers = {"Content-Type": "application/json"}
         if self._endpoint.token:
             headers["Authorization"] = f"Bearer {self._endpoint.token}"
@@ -300,58 +298,7 @@ class HttpStream:
             self._connection = None
 
 
-def log_id(endpoint: Endpoint, index: str) -> str:
-    """The identity of the log that a replication index counts in; empty where the server does not tell.
-
-    A server that was killed begins a new log on its next start, and counts from a number that it may have had before.
-    Asked with the greeting that replicas send (`wal_log.ReplicationLog/Hello`, gRPC-web); believed where the log it
-    speaks of is at `index`.
-    """
-    connection = None
-    try:
-        connection = _connect(endpoint, CONNECT_SECONDS)
-        headers = {"Content-Type": "application/grpc-web+proto", "X-Namespace-Bin": _NAMESPACE}
-        if endpoint.token:
-            headers["Authorization"] = f"Bearer {endpoint.token}"
-        connection.request("POST", f"{endpoint.path}/wal_log.ReplicationLog/Hello", bytes(5), headers)
-        body = connection.getresponse().read(65536)
-        fields = _protobuf(body[5 : 5 + int.from_bytes(body[1:5])])
-        known = fields.get(_HELLO_INDEX, 0) == int(index)
-        identity = fields.get(_HELLO_LOG, b"")
-        return identity.decode("ascii") if known and isinstance(identity, bytes) else ""
-    except (OSError, http.client.HTTPException, ValueError, IndexError):
-        return ""
-    finally:
-        if connection is not None:
-            connection.close()
-
-
-def _protobuf(message: bytes) -> dict[int, int | bytes]:
-    """The fields of a protobuf message, by number; ValueError or IndexError where it is none."""
-
-    def varint(at: int) -> tuple[int, int]:
-        value = shift = 0
-        while True:
-            value |= (message[at] & 127) << shift
-            at, more, shift = at + 1, message[at] > 127, shift + 7
-            if not more:
-                return value, at
-
-    fields: dict[int, int | bytes] = {}
-    at = 0
-    while at < len(message):
-        tag, at = varint(at)
-        value, at = varint(at)
-        if tag & 7 == 2:
-            fields[tag >> 3], at = message[at : at + value], at + value
-        elif tag & 7 == 0:
-            fields[tag >> 3] = value
-        else:
-            raise ValueError(f"field {tag >> 3} has wire type {tag & 7}")
-    return fields
-
-
-def _connect(place: Endpoint, timeout: float) -> http.client.HTTPConnection:
+def connect(place: Endpoint, timeout: float) -> http.client.HTTPConnection:
     """A TCP connection on which a stalled network is noticed by keepalives within about a minute."""
     if place.tls:
         context = ssl.create_default_context()
@@ -374,11 +321,7 @@ def _http_error(status: int, body: bytes, had_stream: bool, endpoint: Endpoint) 
     says = _error_text(body)
     place = endpoint.title
     if status == http.HTTPStatus.UNAUTHORIZED:
-        return Unreachable(
-            f"the libSQL server does not accept the token: {says}" if endpoint.token else "the server wants a token",
-            where=place,
-            try_='name one: token = "env:TURSO_AUTH_TOKEN" in dbscale.toml; `turso db tokens create NAME --read-only`',
-        )
+        return refused_token(says, endpoint)
     if status == http.HTTPStatus.FORBIDDEN:
         return Refused(says, code="FORBIDDEN", where=place)
     if "utf-8" in says.lower():
@@ -394,6 +337,15 @@ def _http_error(status: int, body: bytes, had_stream: bool, endpoint: Endpoint) 
     if status in (429, 502, 503, 504):
         return Unreachable(f"the server is not ready: {status} {says}", where=place, try_="run the same command again")
     return SourceError(f"the server answers {status}: {says}", where=place, try_="check the URL; see the server's log")
+
+
+def refused_token(says: str, endpoint: Endpoint) -> Unreachable:
+    """The error for a token that the server does not accept, or that it misses."""
+    return Unreachable(
+        f"the libSQL server does not accept the token: {says}" if endpoint.token else "the server wants a token",
+        where=endpoint.title,
+        try_='name one: token = "env:TURSO_AUTH_TOKEN" in dbscale.toml; `turso db tokens create NAME --read-only`',
+    )
 
 
 def _error_text(body: bytes) -> str:

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cached_property
 
-from dbscale.config import Location
+from dbscale.config import Database, Location
 from dbscale.drivers.alive import PING_SECONDS, kept_alive
 from dbscale.drivers.guard import guarded, is_explain, is_select, pragma_table
-from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, log_id, parse, too_large
-from dbscale.drivers.source import Value
+from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, parse, too_large
+from dbscale.drivers.source import Source, Value
 from dbscale.drivers.turso import Admin, admin_of, writes_blocked
+from dbscale.drivers.wal_log import log_id
 from dbscale.errors import DbscaleError, Finding, SourceError, Unreachable
 
 MOST_READERS = 4
@@ -44,14 +45,26 @@ class SnapshotLost(SourceError):
     section = "snapshot-lost"
 
 
-def open_source(location: Location, *, hold_writes: bool = False, frozen: bool = False) -> LibsqlSource:
+def open_source(
+    location: Location,
+    database: Database,
+    *,
+    copy_first: bool = False,
+    hold_writes: bool = False,
+    frozen: bool = False,
+) -> Source:
     """The source at a location of kind `libsql`; nothing is asked of the server yet.
 
-    `hold_writes`: have the server refuse writes while it is read; ConfigError where the environment names nobody who
-    may (see `turso.admin_of`).
+    `copy_first`: read a copy, made page for page. `hold_writes`: have the server refuse writes while it is read;
+    ConfigError where nothing names who may (see `turso.admin_of`). `frozen`: nobody writes, at the user's word.
     """
-    admin = admin_of(parse(location.address).host) if hold_writes else None
-    return LibsqlSource(location.address, location.token, frozen=frozen, admin=admin)
+    endpoint = parse(location.address, location.token)
+    admin = admin_of(endpoint.host, database) if hold_writes else None
+    if copy_first:
+        from dbscale.drivers.libsql_copy import CopiedSource
+
+        return CopiedSource(endpoint, admin=admin, frozen=frozen or database.frozen)
+    return LibsqlSource(location.address, location.token, frozen=frozen or database.frozen, admin=admin)
 
 
 class LibsqlSource:
@@ -105,7 +118,8 @@ class LibsqlSource:
         with ExitStack() as stack:
             stack.callback(self._forget)
             if self.admin:
-                stack.enter_context(writes_blocked(self.admin))
+                already = stack.enter_context(writes_blocked(self.admin))
+                self._notes |= {already.code: already} if already else {}
             self._probe = _Probe(stack.enter_context(closing(self._stream())))
             self._readers = self._open(max(1, min(readers, MOST_READERS)), self._probe)
             for reader in self._readers:
@@ -184,7 +198,7 @@ class LibsqlSource:
             self._note(
                 "libsql-short-transactions",
                 "Turso Cloud ends a transaction after about five seconds: while others write, a copy may not get done",
-                "migrate from a file of `turso db export`, from a branch, or while writes are blocked",
+                "--copy-first reads an export; or --frozen with a branch's URL, or --hold-writes",
             )
 
     def _note(self, code: str, says: str, try_: str) -> None:

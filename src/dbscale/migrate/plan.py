@@ -12,9 +12,9 @@ from typing import Literal, TypeVar
 
 from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
-from dbscale.drivers.source import Reader, Source
+from dbscale.drivers.source import Reader, Source, TooLarge
 from dbscale.errors import ConfigError, Finding, StalePlan, Unreachable
-from dbscale.migrate import estimate, existing, facts, rehearsal, steps, target, types
+from dbscale.migrate import estimate, existing, facts, oversize, rehearsal, steps, target, types
 from dbscale.migrate.declaration import fold
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
 from dbscale.migrate.names import Identifiers
@@ -291,8 +291,11 @@ def _read_through(
 
     def one(table: SourceTable) -> TableProfile:
         def read(reader: Reader) -> TableProfile:
-            seen = profile(reader, table, shapes[table.name])
-            return with_broken(reader, table, seen) if broken else seen
+            try:
+                seen = profile(reader, table, shapes[table.name])
+                return with_broken(reader, table, seen) if broken else seen
+            except TooLarge as error:
+                raise oversize.named(reader, table, error) from error
 
         return with_reader(read)
 
