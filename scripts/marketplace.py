@@ -115,13 +115,13 @@ CREATE INDEX farms_owner ON farms (owner_id);
 CREATE INDEX farms_name ON farms (name COLLATE NOCASE);
 CREATE INDEX transactions_farm ON transactions (farm_id, id DESC);
 CREATE INDEX transactions_unpaid ON transactions (buyer_id) WHERE paid = 0;
-CREATE UNIQUE INDEX transactions_receipt ON transactions (receipt);
+CREATE UNIQUE INDEX transactions_receipt ON transactions (receipt, created_at); -- partitioned by time later
 CREATE INDEX analysis_history_prediction ON analysis_history (prediction_id);
 CREATE VIEW active_users AS
   SELECT id, username, email, balance FROM users WHERE is_active = 1 AND deleted_at IS NULL;
-CREATE VIEW farm_sales AS
-  SELECT f.id, f.name, f.location, count(t.id) AS sales, coalesce(sum(t.quantity * t.unit_price), 0) AS revenue
-  FROM farms AS f LEFT JOIN transactions AS t ON t.farm_id = f.id AND t.status <> 'cancelled'
+CREATE VIEW farm_yields AS
+  SELECT f.id, f.name, f.location, count(p.id) AS predictions, coalesce(max(p.predicted_yield), 0) AS best
+  FROM farms AS f LEFT JOIN predictions AS p ON p.farm_id = f.id AND p.confidence > 0.5
   GROUP BY f.id, f.name, f.location;
 """
 

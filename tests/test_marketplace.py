@@ -7,7 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from dbscale.cli import run
 from fix_marketplace import GENERATOR
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_same_size_and_seed_give_the_same_file(tmp_path: Path, marketplace: Path) -> None:
@@ -49,7 +54,7 @@ def test_holds_what_it_promises(marketplace: Path) -> None:
     assert one("SELECT count(*) FROM transactions WHERE note = ''")
     assert one("SELECT count(*) FROM users WHERE full_name GLOB '*[가-힣]*'")
     assert one("SELECT count(*) FROM users WHERE referred_by IS NOT NULL")
-    assert one("SELECT count(*) FROM farm_sales") == one("SELECT count(*) FROM farms")
+    assert one("SELECT count(*) FROM farm_yields") == one("SELECT count(*) FROM farms")
     assert one("SELECT sum(json_valid(metadata)) = count(metadata) FROM transactions")
     assert one("SELECT count(*) FROM users WHERE instr(avatar, x'00')")
 
@@ -64,3 +69,23 @@ def test_leaves_out_the_indexes_that_are_to_be_recommended(marketplace: Path) ->
     }
     wanted = {("farms", "location"), ("transactions", "created_at"), ("predictions", "crop_type")}
     assert not first & {*wanted, ("analysis_history", "user_id")}
+
+
+def test_the_shipped_configuration_maps_and_sample_fit(
+    marketplace: Path, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """dbscale.toml as it is, but for the server: migrate, then partition the transactions by the map of time."""
+    shipped = (ROOT / "dbscale.toml").read_text(encoding="utf-8")
+    assert shipped.count('url = "embedded" ') == 1
+    folder = marketplace.parent
+    (folder / "dbscale.toml").write_text(shipped.replace('url = "embedded" ', f'url = "{database}" '))
+    (folder / "shard_maps").symlink_to(ROOT / "shard_maps")
+    monkeypatch.chdir(folder)
+    assert run(["migrate", "sqlite", "postgres"]) == 0
+    assert run(["shards", "apply", "transactions", "--dry-run"]) == 0, capsys.readouterr().err
+    assert run(["shards", "apply", "transactions", "--yes"]) == 0, capsys.readouterr().err
+    assert run(["shards", "check", "transactions"]) == 0
+    capsys.readouterr()
+    assert run(["shards", "apply", "transactions", "--dry-run"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert run(["indexes", "apply", "--dry-run"]) == 0

@@ -33,7 +33,8 @@ def three(new_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.
 def upgrade(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
     status = run(["upgrade", "--migrations", str(MARKETPLACE), "--yes", "--json", *arguments])
     said = capsys.readouterr()
-    answer = {each["database"]: each for each in json.loads(said.out)} if said.out else {}
+    document = json.loads(said.out)
+    answer = {each["database"]: each for each in document} if isinstance(document, list) else document
     return status, answer, said.err
 
 

@@ -73,7 +73,7 @@ def upgrade() -> None:
           "metadata" jsonb,
           "note" text,
           "paid_at" bigint,
-          "created_at" timestamp DEFAULT (now() AT TIME ZONE 'utc') NOT NULL
+          "created_at" timestamptz DEFAULT now() NOT NULL
         )
         """
     )
@@ -186,7 +186,7 @@ def upgrade() -> None:
     op.execute(
         """
         CREATE UNIQUE INDEX "transactions_receipt" ON "public"."transactions"
-          ("receipt")
+          ("receipt", "created_at")
         """
     )
     op.execute(
@@ -293,18 +293,19 @@ def upgrade() -> None:
     )
     op.execute(
         """
-        CREATE VIEW "public"."farm_sales" ("id", "name", "location", "sales", "revenue")
-          AS SELECT "f"."id" AS "id", "f"."name" AS "name", "f"."location" AS
-          "location", count("t"."id") AS "sales", COALESCE(sum("t"."quantity"::float8 *
-          "t"."unit_price"::float8), 0::float8) AS "revenue" FROM "public"."farms" AS
-          "f" LEFT JOIN "public"."transactions" AS "t" ON ("t"."farm_id" = "f"."id") AND
-          ("t"."status" <> 'cancelled') GROUP BY "f"."id", "f"."name", "f"."location"
+        CREATE VIEW "public"."farm_yields" ("id", "name", "location", "predictions",
+          "best") AS SELECT "f"."id" AS "id", "f"."name" AS "name", "f"."location" AS
+          "location", count("p"."id") AS "predictions",
+          COALESCE(max("p"."predicted_yield"), 0::float8) AS "best" FROM
+          "public"."farms" AS "f" LEFT JOIN "public"."predictions" AS "p" ON
+          ("p"."farm_id" = "f"."id") AND ("p"."confidence" > 0.5) GROUP BY "f"."id",
+          "f"."name", "f"."location"
         """
     )
 
 
 def downgrade() -> None:
-    op.execute('DROP VIEW "public"."farm_sales"')
+    op.execute('DROP VIEW "public"."farm_yields"')
     op.execute('DROP VIEW "public"."active_users"')
     op.execute(
         """

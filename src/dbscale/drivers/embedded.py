@@ -107,8 +107,8 @@ def up(
     directory with initdb and postgres, `settings` go into postgresql.conf and are kept. Safe to call from several
     processes at once. Missing where there is no PostgreSQL, Unreachable where it does not start.
     """
-    if _looking.get():
-        return _running(name, root)
+    if _looking.get() and root is None:
+        return _running(name)
     with _locked(root) as place:
         return _up(place, name, binaries, settings, primary)
 
@@ -167,7 +167,10 @@ def url(name: str = "main", *, root: Path | None = None) -> str:
 
 @contextmanager
 def only_looking() -> Iterator[None]:
-    """Within the block no server is made or started: `up` and `url` raise Stopped for one that does not run."""
+    """Within the block no server of this directory is made or started: Stopped for one that does not run.
+
+    One at a place of its own (`root`), which someone makes for a trial and removes again, is not meant.
+    """
     token = _looking.set(True)
     try:
         yield
@@ -182,13 +185,13 @@ class Stopped(Unreachable):
     """A server of dbscale's own that does not run, where nothing may be started."""
 
 
-def _running(name: str, root: Path | None) -> Server:
-    found = next((server for server in status(root=root) if server.name == name), None)
+def _running(name: str) -> Server:
+    found = next((server for server in status() if server.name == name), None)
     if found and found.running:
         return found
     raise Stopped(
         f"the embedded server {name} is stopped" if found else f"there is no embedded server {name} yet",
-        where=str(root or default_root()),
+        where=str(default_root()),
         try_=f"dbscale local up {name}",
     )
 
