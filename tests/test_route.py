@@ -94,6 +94,10 @@ def routed(maps: Maps, sql: str, *arguments: Any) -> Route:
         ("INSERT INTO farms (id, name) VALUES (120, 'x'), (130, 'y')", "b"),
         ("INSERT INTO farms (id, name) VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET name = excluded.name", "a"),
         ("INSERT INTO predictions (farm_id, y) SELECT id, 1 FROM farms WHERE id = 120", "b"),
+        (
+            "INSERT INTO predictions (farm_id) SELECT p0::bigint FROM (VALUES (120, 0), (130, 1)) v (p0, n) ORDER BY n",
+            "b",
+        ),
         ("INSERT INTO predictions (farm_id, y) SELECT 120, y FROM predictions WHERE farm_id = 130", "b"),
     ],
 )
@@ -121,6 +125,9 @@ def test_where_a_statement_goes(maps: Maps, sql: str, shards: str) -> None:
         ("INSERT INTO farms (id) VALUES (NULL)", "is NULL"),
         ("INSERT INTO farms (id) VALUES (1), (120)", "2 rows belong to 2 shards"),
         ("INSERT INTO predictions (id, farm_id) VALUES (1, 1) ON CONFLICT (id) DO NOTHING", "leaves out the key"),
+        ("INSERT INTO farms (id) SELECT a FROM (VALUES (5), (120)) v (a)", "2 rows belong to 2 shards"),
+        ("INSERT INTO farms (id) SELECT a + 100 FROM (VALUES (5)) v (a)", "where the key id comes from"),
+        ("INSERT INTO farms (id) SELECT a::int::bigint FROM (VALUES (5)) v (a)", "where the key id comes from"),
         ("INSERT INTO farms (id) SELECT x FROM farms", "where the key id comes from"),
         ("INSERT INTO predictions (farm_id) SELECT id FROM farms", "writes to 3 shards"),
         ("SELECT * FROM farms WHERE id IN (1, 120) FOR UPDATE", "locks rows"),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from dbscale.cluster.keyed import Epochs, Guard
     from dbscale.cluster.session import SplitSession
+    from dbscale.cluster.sharded import MapSession
     from dbscale.shards.map import Maps
 
 T = TypeVar("T")
@@ -240,24 +241,68 @@ class Cluster:
         """As `read`, for `async with`: yields SQLAlchemy's AsyncConnection."""
         return AsyncReading(self, self.group(table, key), max_lag, after)
 
-    def session(self, *, write: bool | None = None, shard: str = "home", **options: Any) -> SplitSession:
+    def session(
+        self,
+        table: str | None = None,
+        key: Any = None,
+        *,
+        write: bool | None = None,
+        shard: str = "home",
+        **options: Any,
+    ) -> SplitSession:
         """A SQLAlchemy session that reads from replicas until it writes; with `write=True` on the primary only.
 
-        By default (None) it writes inside a request that changes things (see `cluster.middleware`). `options` are
-        Session's own.
+        With a table and a key, on the shard that owns the key: guarded there as `write(table, key)` is. By default
+        (None) it writes inside a request that changes things (see `cluster.middleware`). `options` are Session's own.
         """
         from dbscale.cluster.session import SplitSession
 
-        return SplitSession(self, self.groups[shard], kind="sync", write=write, **options)
+        return SplitSession(self, **self._split(table, key, shard), kind="sync", write=write, **options)
 
-    def async_session(self, *, write: bool | None = None, shard: str = "home", **options: Any) -> AsyncSession:
+    def async_session(
+        self,
+        table: str | None = None,
+        key: Any = None,
+        *,
+        write: bool | None = None,
+        shard: str = "home",
+        **options: Any,
+    ) -> AsyncSession:
         """As `session`, for asyncio."""
         from sqlalchemy.ext.asyncio import AsyncSession
 
         from dbscale.cluster.session import SplitSession
 
-        split: dict[str, Any] = {"cluster": self, "group": self.groups[shard], "kind": "async", "write": write}
+        split: dict[str, Any] = {"cluster": self, "kind": "async", "write": write, **self._split(table, key, shard)}
         return AsyncSession(sync_session_class=SplitSession, **split, **options)
+
+    def _split(self, table: str | None, key: Any, shard: str) -> dict[str, Any]:
+        if table is None:
+            return {"group": self.groups[shard]}
+        return {"group": self.group(table, key, writes=True), "guard": self.guard(table, key)}
+
+    def sharded_session(self, **options: Any) -> MapSession:
+        """A SQLAlchemy session over all shards, by the maps' rules (`cluster.sharded.MapSession`).
+
+        ConfigError without shards.
+        """
+        from dbscale.cluster.sharded import MapSession
+
+        return MapSession(self, self._mapped(), kind="sync", **options)
+
+    def async_sharded_session(self, **options: Any) -> AsyncSession:
+        """As `sharded_session`, for asyncio."""
+        from sqlalchemy.ext.asyncio import AsyncSession
+
+        from dbscale.cluster.sharded import MapSession
+
+        own: dict[str, Any] = {"cluster": self, "epochs": self._mapped(), "kind": "async"}
+        return AsyncSession(sync_session_class=MapSession, **own, **options)
+
+    def _mapped(self) -> Epochs:
+        if self.epochs is None:
+            raise ConfigError("there are no shards", where="[shards]", try_='shard_1 = "DATABASE", and shard_maps/')
+        return self.epochs
 
     def execute(
         self,

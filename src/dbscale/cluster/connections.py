@@ -12,7 +12,7 @@ from psycopg import errors, generators, pq
 from psycopg.abc import PQGen
 
 if TYPE_CHECKING:
-    from dbscale.cluster.keyed import Guard
+    from dbscale.cluster.keyed import ShardGuard
     from dbscale.cluster.nodes import Node
 
 OnCommit = Callable[["Node", int, int], None]
@@ -131,7 +131,7 @@ class NodeConnection(psycopg.Connection[Any]):
     taken_at: float
     """From a psycopg pool, by time.perf_counter()."""
     on_commit: OnCommit | None = None
-    guard: Guard | None = None
+    guard: ShardGuard | None = None
     hold_prepared = False
     """The statement that holds a range is prepared in this session (`cluster.keyed`)."""
 
@@ -167,7 +167,7 @@ class AsyncNodeConnection(psycopg.AsyncConnection[Any]):
     node: Node
     connected_at: float
     on_commit: OnCommit | None = None
-    guard: Guard | None = None
+    guard: ShardGuard | None = None
     hold_prepared = False
     """The statement that holds a range is prepared in this session (`cluster.keyed`)."""
 

@@ -16,6 +16,7 @@ from dbscale.cluster.choose import Want
 
 if TYPE_CHECKING:
     from dbscale.cluster.groups import Group
+    from dbscale.cluster.keyed import ShardGuard
     from dbscale.cluster.nodes import Node
 
 wanted: ContextVar[Want | None] = ContextVar("wanted", default=None)
@@ -43,6 +44,8 @@ class RoutedEngine(Engine):
     group: Group
     kind: str
     movable = False
+    guard: ShardGuard | None = None
+    """What watches over the statements of its connections."""
     _ready = False
 
     def raw_connection(self) -> PoolProxiedConnection:
@@ -50,6 +53,7 @@ class RoutedEngine(Engine):
         if not self._ready:
             # SQLAlchemy sets a dialect up at its engine's first connection: this node's has had it now.
             self.dialect, self._ready = self.group.pool(node, self.kind).dialect, True
+        raw.driver_connection.guard = self.guard
         connection: PoolProxiedConnection = raw
         return connection
 
@@ -58,9 +62,10 @@ class RoutedEngine(Engine):
         return MovableConnection(self, raw) if self.movable else Connection(self, raw)
 
 
-def write_engine(group: Group, kind: str) -> RoutedEngine:
-    """An engine on the group's primary, whichever node that is."""
+def write_engine(group: Group, kind: str, guard: ShardGuard | None = None) -> RoutedEngine:
+    """An engine on the group's primary, whichever node that is; a guard has one connection at a time."""
     engine = _like(group, kind)
+    engine.guard = guard
     engine.take = lambda: group.write(kind)
     return engine
 

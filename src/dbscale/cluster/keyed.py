@@ -17,6 +17,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 
 from dbscale import query as queries
 from dbscale.errors import Unroutable
+from dbscale.query import Query
 from dbscale.shards import fence
 from dbscale.shards.map import Map, Maps, Range, key_of, shard_for
 from dbscale.shards.route import route_statement
@@ -61,87 +62,131 @@ class Epochs:
                 del self._known[known]
 
 
+Wanted = tuple[tuple[Map, Range], ...]
+"""Ranges that a statement's transaction must hold."""
+
+
 @dataclass(slots=True)
-class Guard:
-    """Of one connection, for the time of its block."""
+class ShardGuard:
+    """Of a connection that may write to all ranges of one shard: each is held before the first write to it."""
 
     epochs: Epochs
     maps: Maps
-    map: Map
-    range: Range
-    _held: bool = False
-    """The transaction that the connection is in holds the range."""
+    shard: str
+    held: set[tuple[str, str]] = field(default_factory=set)
+    """The ranges that the connection's transaction holds, by map."""
 
     def before(self, connection: Any, sql: Any, parameters: Any) -> None:
         """Called before each statement. StaleMap, and Unroutable for a statement that belongs elsewhere."""
-        if self._due(connection, sql, parameters):
+        if wanted := self._due(connection, sql, parameters):
             with connection.lock:
-                connection.wait(self._hold(connection))
+                connection.wait(self._hold(connection, wanted))
 
     async def before_async(self, connection: Any, sql: Any, parameters: Any) -> None:
         """As `before`."""
-        if self._due(connection, sql, parameters):
+        if wanted := self._due(connection, sql, parameters):
             async with connection.lock:
-                await connection.wait(self._hold(connection))
+                await connection.wait(self._hold(connection, wanted))
 
     def began(self) -> None:
         """Called where a transaction begins: what the last one held, this one does not."""
-        self._held = False
+        self.held.clear()
 
-    def _due(self, connection: Any, sql: Any, parameters: Any) -> bool:
-        """True where the range is to be held first. Unroutable for a statement that belongs elsewhere."""
-        if sql is not None and self._check(connection, sql, parameters) == "transaction":
+    def check(self, query: Query, parameters: Any) -> Wanted:
+        """The ranges that a statement writes to. Unroutable where it belongs elsewhere."""
+        if not query.tables or query.unsure:
+            return ()
+        route = route_statement(self.maps, query, parameters or (), shard=self.shard)
+        self.here(query, route)
+        map_ = next((each for each in self.maps.maps if each.name == route.map), None)
+        return () if query.reads or map_ is None else tuple((map_, map_.range(id_)) for id_ in route.ranges)
+
+    def here(self, query: Query, route: Route) -> None:
+        """Unroutable where a route leads elsewhere."""
+        if route.kind == "any":
+            there = self.shard in route.shards
+        else:
+            own = self.maps.shards.get(self.shard, self.shard)
+            there = {self.maps.shards.get(each, each) for each in route.shards} == {own} and self._owns(route)
+        if not there:
+            raise Unroutable(
+                f"it belongs to {', '.join(route.ranges or route.shards)}, and this connection to {self._name()}",
+                where=" ".join(query.sql.split())[:120],
+                try_=f"cluster.write with a key of its own; this one is for {self._name()}",
+            )
+
+    def _owns(self, route: Route) -> bool:  # noqa: ARG002 - Guard's
+        return True
+
+    def _name(self) -> str:
+        return self.shard
+
+    def _due(self, connection: Any, sql: Any, parameters: Any) -> Wanted:
+        """The ranges that are to be held before a statement; without one, those that any would need."""
+        query = _NO_STATEMENT if sql is None else _parsed(connection, sql, parameters)
+        if query.verb == "transaction":
             # ROLLBACK TO lets go of what was held since; the next statement finds out.
-            self._held = False
-            return False
+            self.held.clear()
+            return ()
+        wanted = self.check(query, parameters)
         status = connection.pgconn.transaction_status
         if status == TransactionStatus.IDLE:
-            return not connection.autocommit
-        return not self._held and status == TransactionStatus.INTRANS
+            return () if connection.autocommit else wanted
+        if status != TransactionStatus.INTRANS:
+            return ()
+        return tuple(each for each in wanted if (each[0].name, each[1].id) not in self.held)
 
-    def _hold(self, connection: Any) -> PQGen[None]:
-        """Begin a transaction where there is none, and hold the range in it."""
-        map_, shard, schema = self.map, self.range.shard, self.epochs.schema
-        asked, epoch = self.epochs.known(map_.name, shard)
-        if not asked:
-            there = yield from _ask(connection, fence.there(schema))
-            found = (yield from _ask(connection, fence.asking(schema, map_.name))) if there == (b"t",) else None
-            self.epochs.learn(map_, shard, fence.read(found) if found else None)
-            epoch = self.epochs.known(map_.name, shard)[1]
-        if epoch is not None:
-            row = yield from _held(connection, schema, (map_.name, self.range.id, epoch))
-            if row is None:
-                self.epochs.forget(map_.name)
-                raise fence.stale(map_.name, self.range.id, epoch)
-        # What is held within a savepoint goes with it.
-        self._held = connection._num_transactions <= 1  # noqa: SLF001 - psycopg tells in no other way
+    def _hold(self, connection: Any, wanted: Wanted) -> PQGen[None]:
+        """Hold ranges in the connection's transaction, which begins with the first where there is none."""
+        schema = self.epochs.schema
+        for map_, range_ in wanted:
+            asked, epoch = self.epochs.known(map_.name, range_.shard)
+            if not asked:
+                there = yield from _ask(connection, fence.there(schema))
+                found = (yield from _ask(connection, fence.asking(schema, map_.name))) if there == (b"t",) else None
+                self.epochs.learn(map_, range_.shard, fence.read(found) if found else None)
+                epoch = self.epochs.known(map_.name, range_.shard)[1]
+            if epoch is not None:
+                row = yield from _held(connection, schema, (map_.name, range_.id, epoch))
+                if row is None:
+                    self.epochs.forget(map_.name)
+                    raise fence.stale(map_.name, range_.id, epoch)
+            if connection._num_transactions <= 1:  # noqa: SLF001 - what is held within a savepoint goes with it
+                self.held.add((map_.name, range_.id))
 
-    def _check(self, connection: Any, sql: Any, parameters: Any) -> str:
-        """The statement's verb. Unroutable where it provably belongs elsewhere."""
-        text = sql if isinstance(sql, str) else sql.decode() if isinstance(sql, bytes) else sql.as_string(connection)
-        parsed = queries.parse(text, "format" if parameters is not None else "numeric")
-        if not parsed.tables or parsed.unsure:
-            return parsed.verb
-        try:
-            route = route_statement(self.maps, parsed, parameters or ())
-        except Unroutable:
-            if parsed.insert is not None and not parsed.insert.columns:
-                return parsed.verb  # no columns are named: the CHECK sees the key
-            raise
-        if not self._here(route):
-            raise Unroutable(
-                f"it belongs to {', '.join(route.ranges or route.shards)}, and this connection to {self.range.id}",
-                where=" ".join(text.split())[:120],
-                try_=f"cluster.write with a key of its own; this one is for {self.map.name} on {self.range.shard}",
-            )
-        return parsed.verb
 
-    def _here(self, route: Route) -> bool:
-        if route.kind == "any":
-            return self.range.shard in route.shards
-        shard = self.maps.shards.get(self.range.shard, self.range.shard)
-        there = {self.maps.shards.get(each, each) for each in route.shards}
-        return there == {shard} and (route.map != self.map.name or set(route.ranges) <= {self.range.id})
+@dataclass(slots=True, kw_only=True)
+class Guard(ShardGuard):
+    """Of a connection that is for one range."""
+
+    map: Map
+    range: Range
+
+    def check(self, query: Query, parameters: Any) -> Wanted:
+        """The ranges that a statement needs. Unroutable where it provably belongs elsewhere."""
+        if query.tables and not query.unsure:
+            try:
+                route = route_statement(self.maps, query, parameters or ())
+            except Unroutable:
+                if query.insert is None or query.insert.columns:
+                    raise
+            else:  # an INSERT that names no columns passes: the CHECK sees the key
+                self.here(query, route)
+        return ((self.map, self.range),)
+
+    def _owns(self, route: Route) -> bool:
+        return route.map != self.map.name or set(route.ranges) <= {self.range.id}
+
+    def _name(self) -> str:
+        return f"{self.range.id} on {self.shard}"
+
+
+_NO_STATEMENT = Query(sql="")
+
+
+def _parsed(connection: Any, sql: Any, parameters: Any) -> Query:
+    text = sql if isinstance(sql, str) else sql.decode() if isinstance(sql, bytes) else sql.as_string(connection)
+    return queries.parse(text, "format" if parameters is not None else "numeric")
 
 
 def _held(connection: Any, schema: str, names: tuple[str, str, int]) -> PQGen[tuple[bytes, ...] | None]:
@@ -182,4 +227,5 @@ def guard(epochs: Epochs, table: str, key: Any) -> Guard | None:
     map_, column = maps.place(table)
     if map_ is None or not column or key is None or map_.hash:
         return None
-    return Guard(epochs, maps, map_, shard_for(map_, key_of(map_, key)))
+    range_ = shard_for(map_, key_of(map_, key))
+    return Guard(epochs, maps, range_.shard, map=map_, range=range_)

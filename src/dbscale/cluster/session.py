@@ -11,12 +11,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import InstanceState, Session, SessionTransaction
 
 from dbscale import query
+from dbscale.cluster import engines
 from dbscale.cluster import scope as scopes
 from dbscale.errors import DbscaleError
 
 if TYPE_CHECKING:
     from dbscale.cluster.cluster import Cluster
     from dbscale.cluster.groups import Group
+    from dbscale.cluster.keyed import Guard
 
 
 class FromReplica(DbscaleError):
@@ -32,9 +34,19 @@ class SplitSession(Session):
     FromReplica. For that, open the session with `write=True`, or inside a request that changes things.
     """
 
-    def __init__(self, cluster: Cluster, group: Group, *, kind: str, write: bool | None, **options: Any) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        group: Group,
+        *,
+        kind: str,
+        write: bool | None,
+        guard: Guard | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self._cluster, self._group, self._kind = cluster, group, kind
+        self._guarded = engines.write_engine(group, kind, guard) if guard else None
         self._always = scopes.current().writes if write is None else write
         self._writing = self._always
         self._replicas: weakref.WeakSet[InstanceState[Any]] = weakref.WeakSet()
@@ -46,6 +58,8 @@ class SplitSession(Session):
         """The engine for a statement: the primary's from the first that may write on."""
         if not self._writing and (self._flushing or clause is None or not only_reads(clause)):
             self._writing = True
+        if self._guarded is not None and self._writing:
+            return self._guarded
         return self._cluster.routed(self._group, self._kind, read=not self._writing)
 
     def _loaded(self, _session: Session, instance: Any) -> None:
@@ -69,7 +83,7 @@ class SplitSession(Session):
 
 _known: OrderedDict[Any, bool] = OrderedDict()
 _MADE: Any = make_url("postgresql+psycopg://").get_dialect()
-_DIALECT = _MADE(paramstyle="pyformat")
+DIALECT = _MADE(paramstyle="pyformat")
 
 
 def only_reads(clause: Any) -> bool:
@@ -82,7 +96,7 @@ def only_reads(clause: Any) -> bool:
     if key is not None and key in _known:
         return _known[key]
     try:
-        compiled = clause.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+        compiled = clause.compile(dialect=DIALECT, compile_kwargs={"render_postcompile": True})
     except SQLAlchemyError:
         return False
     reads = query.parse(str(compiled), "format").reads

@@ -155,6 +155,7 @@ class Insert:
     columns: tuple[str, ...] = ()
     """Empty: in the order of the table's columns."""
     rows: tuple[tuple[Value, ...], ...] = ()
+    """Of VALUES, also of a SELECT that does nothing but name the columns of VALUES in its FROM."""
     select: int | None = None
     """The block whose rows are inserted."""
     outputs: tuple[Value, ...] | None = None

@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dbscale.query import Block, Column, Compare, Filter, Insert, Order, Query, Table, Unknown, Value
+from dbscale.query import (
+    Block,
+    Column,
+    Compare,
+    Filter,
+    Insert,
+    Literal,
+    Order,
+    Parameter,
+    Query,
+    Table,
+    Unknown,
+    Value,
+)
 from dbscale.query.expressions import Derived, Expressions, Level
 from dbscale.query.functions import AGGREGATES, OF_THE_SERVER, PLAIN, READABLE
 
@@ -181,6 +194,7 @@ class Reader(Expressions):
             self.levels.pop()
             rows, select = (), len(self.blocks)
             outputs = self._select(source, number).values
+            rows = self._listed_rows(source)
             self.levels.append(level)
         found = Insert(table=table, columns=columns, rows=rows, select=select, outputs=outputs, conflict=conflict)
         if conflict is not None:
@@ -188,6 +202,37 @@ class Reader(Expressions):
         if parent is None:
             self.insert = found
         self._finish(node, number, parent, ())
+
+    def _listed_rows(self, source: Any) -> tuple[tuple[Value, ...], ...]:
+        """The rows of `SELECT a::t, … FROM (VALUES …) AS v (a, …)`, as SQLAlchemy inserts many; none of other forms."""
+        plain = (
+            len(source.from_clause) == 1 and not source.HasField("where_clause") and not source.HasField("limit_count")
+        )
+        listed = source.from_clause[0] if plain and not source.HasField("limit_offset") else None
+        if listed is None or listed.WhichOneof("node") != "range_subselect":
+            return ()
+        inner = listed.range_subselect.subquery.select_stmt
+        names = [name.string.sval for name in listed.range_subselect.alias.colnames]
+        places: list[tuple[int, str]] = []
+        for target in source.target_list:
+            value, type_ = target.res_target.val, ""
+            if value.WhichOneof("node") == "type_cast":
+                value, type_ = value.type_cast.arg, self._type(value.type_cast.type_name)
+            words = [word.string.sval for word in value.column_ref.fields]
+            if len(words) != 1 or words[0] not in names:
+                return ()
+            places.append((names.index(words[0]), type_))
+        if not inner.values_lists or inner.limit_count.WhichOneof("node") or source.distinct_clause:
+            return ()
+        return tuple(
+            tuple(self._cast(row.list.items[place], type_) for place, type_ in places) for row in inner.values_lists
+        )
+
+    def _cast(self, node: Any, type_: str) -> Value:
+        value = self._value(node)
+        if type_ and isinstance(value, Literal | Parameter):
+            return replace(value, type=type_) if value.type in ("", type_) else Unknown("a cast of a cast")
+        return value
 
     def _update(self, node: Any, parent: int | None) -> None:
         self._change(node, node.from_clause, parent)

@@ -71,8 +71,14 @@ def route(maps: Maps, table: str, key: object) -> Route:
     return Route(kind="single", shards=(range_.shard,), ranges=(range_.id,), map=map_.name, why=f"the key is {key}")
 
 
-def route_statement(maps: Maps, query: Query, arguments: Sequence[Any] | Mapping[str, Any] = ()) -> Route:
-    """Where a statement goes. Unroutable, with the reason, where the text and its arguments do not prove it."""
+def route_statement(
+    maps: Maps, query: Query, arguments: Sequence[Any] | Mapping[str, Any] = (), *, shard: str = ""
+) -> Route:
+    """Where a statement goes. Unroutable, with the reason, where the text and its arguments do not prove it.
+
+    `shard`: the caller knows that it concerns rows of this shard alone, and sends it there; then it is Unroutable only
+    where it provably belongs elsewhere, or would put a row where it does not belong.
+    """
     pin = maps.pinned.get(query.sql)
     if pin is None:
         if len(maps.pinned) >= 4096:
@@ -86,7 +92,7 @@ def route_statement(maps: Maps, query: Query, arguments: Sequence[Any] | Mapping
             return Route(
                 kind="single", shards=(range_.shard,), ranges=(range_.id,), map=map_.name, why=f"the key is {value}"
             )
-    return _Router(maps, query, query.arguments(arguments) if arguments else ()).route()
+    return _Router(maps, query, query.arguments(arguments) if arguments else (), shard).route()
 
 
 def split_insert(
@@ -137,8 +143,8 @@ def _pin(maps: Maps, query: Query) -> tuple[Map, int] | tuple[()]:
 
 
 class _Router:
-    def __init__(self, maps: Maps, query: Query, arguments: tuple[Any, ...]) -> None:
-        self.maps, self.query, self.arguments = maps, query, arguments
+    def __init__(self, maps: Maps, query: Query, arguments: tuple[Any, ...], shard: str = "") -> None:
+        self.maps, self.query, self.arguments, self.shard = maps, query, arguments, shard
         self.on = [maps.of(table.name, table.schema) for table in query.tables]
         self.columns = [maps.column(table.name, table.schema) for table in query.tables]
         self.sharded = [place for place, column in enumerate(self.columns) if column]
@@ -330,6 +336,9 @@ class _Router:
     def _ranges(self, place: int, keys: Keys) -> tuple[Range, ...]:
         map_: Any = self.on[place]
         found = shards_between(map_, keys)
+        if self.shard:
+            here = self.maps.shards.get(self.shard)
+            found = tuple(each for each in found if self.maps.shards.get(each.shard) == here) or found
         if keys and not found:
             start = keys.intervals[0][0]
             key = start[1] if len(start) > 1 else "its key"
@@ -369,7 +378,7 @@ class _Router:
         if insert.conflict and column not in insert.conflict:
             says = f"ON CONFLICT ({', '.join(insert.conflict)}) sees one shard only: it leaves out the key {column}"
             raise self._refused(says, f"a unique constraint that contains {column}")
-        if insert.select is None:
+        if insert.select is None or insert.rows:
             ranges = self.inserted()
             if len({range_.shard for range_ in ranges}) > 1:
                 says = f"its {len(ranges)} rows belong to {len({range_.shard for range_ in ranges})} shards"
