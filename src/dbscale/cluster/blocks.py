@@ -96,8 +96,11 @@ class Reading:
         if cluster.kind == "psycopg":
             self._node, self._connection = group.read("psycopg", want)
         else:
-            with engines.wanting(want):
+            before = engines.wanted.set(want)
+            try:
                 self._connection = cluster.routed(group, "sync", read=True).connect()
+            finally:
+                engines.wanted.reset(before)
             self._node = self._connection.node
         _stay(group, self._node)
         return self._connection

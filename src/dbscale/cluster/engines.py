@@ -49,17 +49,19 @@ class RoutedEngine(Engine):
     _ready = False
 
     def raw_connection(self) -> PoolProxiedConnection:
+        return self._taken()[1]
+
+    def connect(self) -> Connection:
+        node, raw = self._taken()
+        return MovableConnection(self, raw, node) if self.movable else Connection(self, raw)
+
+    def _taken(self) -> tuple[Node, PoolProxiedConnection]:
         node, raw = self.take()
         if not self._ready:
             # SQLAlchemy sets a dialect up at its engine's first connection: this node's has had it now.
             self.dialect, self._ready = self.group.pool(node, self.kind).dialect, True
         raw.driver_connection.guard = self.guard
-        connection: PoolProxiedConnection = raw
-        return connection
-
-    def connect(self) -> Connection:
-        raw = self.raw_connection()
-        return MovableConnection(self, raw) if self.movable else Connection(self, raw)
+        return node, raw
 
 
 def write_engine(group: Group, kind: str, guard: ShardGuard | None = None) -> RoutedEngine:
@@ -112,10 +114,10 @@ class MovableConnection(Connection):
     engine: RoutedEngine
     _answered = False
 
-    def __init__(self, engine: RoutedEngine, connection: PoolProxiedConnection) -> None:
+    def __init__(self, engine: RoutedEngine, connection: PoolProxiedConnection, node: Node) -> None:
         super().__init__(engine, connection)
         self._want = wanted.get()
-        self.node = node_of(connection)
+        self.node = node
 
     def execute(self, *arguments: Any, **options: Any) -> Any:
         return self._moving(super().execute, arguments, options)

@@ -242,29 +242,24 @@ class Group:
             if not held:
                 self.pool(node, kind).give(raw)
                 continue
-            reason = attempt.reason
-            self.metrics.count("dbscale_route", shard=self.shard, node=node.name, reason=reason)
+            labels = (("shard", self.shard), ("node", node.name), ("reason", attempt.reason))
+            self.metrics.add("dbscale_route", labels)
             return node, raw
         raise self._nobody("read from", error) from error
 
     def _attempts(self, want: Want, but: Sequence[str]) -> Iterator[Attempt]:
         if want.analytics:
-            yield from (Attempt(n.name, "analytics") for n in self.nodes.values() if n.configured == "analytics")
-            return
+            return iter([Attempt(n.name, "analytics") for n in self.nodes.values() if n.configured == "analytics"])
         if self.alone:
-            yield Attempt("", "no-replica")
-            return
+            return iter([Attempt("", "no-replica")])
         primary = self.primary
         views = [node.view for node in self._readers if node is not primary]
-        late = []
-        for attempt in attempts(
+        found = attempts(
             views, want, self.timeline, self.limits, now=time.monotonic(), clock=time.time(), random=random.random
-        ):
-            if (attempt.name or primary.name) in but:
-                late.append(attempt)
-            else:
-                yield attempt
-        yield from late
+        )
+        if not but:
+            return found
+        return iter(sorted(found, key=lambda attempt: (attempt.name or primary.name) in but))
 
     def _holds(self, node: Node, raw: Any, want: Want, attempt: Attempt, kind: str) -> bool:
         """Whether the replica holds what is wanted, told by this very connection where the last look cannot tell.
@@ -303,11 +298,14 @@ class Group:
     def _take(self, node: Node, kind: str, *, read_only: bool) -> Any:
         pool = self.pool(node, kind)
         raw = pool.take(trusting=read_only)
+        # A standby's transactions are READ ONLY as it is, and BEGIN READ ONLY takes 50 µs more than BEGIN.
+        standby = node.place is not None and node.place.recovery
+        wanted = True if read_only and not standby else None
         if pool.dialect is None:
-            if raw.read_only is not read_only:
-                raw.read_only = read_only
-        elif pool.dialect.get_readonly(raw.dbapi_connection) is not read_only:
-            pool.dialect.set_readonly(raw.dbapi_connection, read_only)
+            if raw.read_only is not wanted:
+                raw.read_only = wanted
+        elif pool.dialect.get_readonly(raw.dbapi_connection) is not wanted:
+            pool.dialect.set_readonly(raw.dbapi_connection, wanted)
         return raw
 
     def _drop(self, node: Node, kind: str, raw: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,30 +19,52 @@ EDGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper edges of the buckets, in seconds; 0.5 is the alarm's (response above 500 ms)."""
 
 
-class Histogram:
-    """Durations in buckets. `observe` is safe from any thread."""
+FOLD = 256
+"""As many durations are kept as they came before they are put into buckets."""
 
-    __slots__ = ("_lock", "buckets", "count", "total")
+
+class Histogram:
+    """Durations in buckets. `observe` is safe from any thread, and cheap: appending to a deque needs no lock."""
+
+    __slots__ = ("_buckets", "_fresh", "_lock", "_total")
 
     def __init__(self) -> None:
-        self.buckets = [0] * (len(EDGES) + 1)
-        self.total = 0.0
-        self.count = 0
+        self._buckets = [0] * (len(EDGES) + 1)
+        self._total = 0.0
+        self._fresh: deque[float] = deque()
         self._lock = threading.Lock()
 
     def observe(self, seconds: float) -> None:
         """Count one duration."""
-        place = bisect_left(EDGES, seconds)
+        self._fresh.append(seconds)
+        if len(self._fresh) >= FOLD:
+            self.read()
+
+    def read(self) -> tuple[tuple[int, ...], float]:
+        """How many durations each bucket holds, and the sum of all, in seconds."""
         with self._lock:
-            self.buckets[place] += 1
-            self.count += 1
-            self.total += seconds
+            for _ in range(len(self._fresh)):
+                seconds = self._fresh.popleft()
+                self._buckets[bisect_left(EDGES, seconds)] += 1
+                self._total += seconds
+            return tuple(self._buckets), self._total
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """How many durations each bucket holds; the last one those above all EDGES."""
+        return self.read()[0]
+
+    @property
+    def count(self) -> int:
+        """How many durations there were."""
+        return sum(self.buckets)
 
     def quantile(self, q: float) -> float:
         """The upper edge of the bucket in which the quantile `q` (0 to 1) lies, in seconds; 0 when empty."""
-        wanted = q * self.count
+        buckets = self.buckets
+        wanted = q * sum(buckets)
         seen = 0
-        for place, number in enumerate(self.buckets):
+        for place, number in enumerate(buckets):
             seen += number
             if seen >= wanted and number:
                 return EDGES[place] if place < len(EDGES) else float("inf")
@@ -68,7 +91,11 @@ class Metrics:
 
     def count(self, name: str, **labels: str) -> None:
         """Add one to the counter `name` with these labels."""
-        key = (name, tuple(labels.items()))
+        self.add(name, tuple(labels.items()))
+
+    def add(self, name: str, labels: tuple[tuple[str, str], ...]) -> None:
+        """As `count`, with the labels as they are kept."""
+        key = (name, labels)
         with self._lock:
             self._counters[key] = self._counters.get(key, 0) + 1
 
@@ -148,10 +175,11 @@ class _Collector:
             names = [label for label, _ in labels]
             family = families.setdefault(name, HistogramMetricFamily(name, HELP[name], labels=names))
             buckets, seen = [], 0
-            for edge, number in zip((*EDGES, "+Inf"), histogram.buckets, strict=True):
+            numbers, total = histogram.read()
+            for edge, number in zip((*EDGES, "+Inf"), numbers, strict=True):
                 seen += number
                 buckets.append((str(edge), seen))
-            family.add_metric([value for _, value in labels], buckets=buckets, sum_value=histogram.total)
+            family.add_metric([value for _, value in labels], buckets=buckets, sum_value=total)
         yield from families.values()
 
 

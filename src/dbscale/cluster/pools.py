@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -76,7 +76,6 @@ class Settings:
     on_commit: OnCommit | None
 
 
-_creating: ContextVar[float] = ContextVar("creating", default=0.0)
 _trusted: ContextVar[float] = ContextVar("trusted", default=float("inf"))
 """Connections that were given back after this time (of time.perf_counter) need not be tried first."""
 TRUSTED_SECONDS = 1.0
@@ -88,36 +87,34 @@ class _Measured:
 
     waits: Histogram
     uses: Histogram
-    guard: threading.Lock
-    waiting = 0
+    pending: deque[None]
+    """As long as there are callers that are about to get a connection: a deque needs no lock."""
     timeouts = 0
 
     def _do_get(self) -> Any:
-        _creating.set(0.0)
+        self.pending.append(None)
         start = time.perf_counter()
-        with self.guard:
-            self.waiting += 1
         try:
             record = super()._do_get()  # type: ignore[misc]
         except exc.TimeoutError:
             self.timeouts += 1
+            self.waits.observe(time.perf_counter() - start)
             raise
         finally:
-            with self.guard:
-                self.waiting -= 1
-            now = time.perf_counter()
-            self.waits.observe(now - start - _creating.get())
-        record.info["taken"] = now
-        if record.info.get("given", 0.0) > _trusted.get():
+            self.pending.pop()
+        now = time.perf_counter()
+        info = record.info
+        self.waits.observe(now - start - info.pop("creating", 0.0))
+        info["taken"] = now
+        if info.get("given", 0.0) > _trusted.get():
             record.fresh = True  # SQLAlchemy's pre-ping passes over fresh connections
         return record
 
     def _create_connection(self) -> Any:
         start = time.perf_counter()
-        try:
-            return super()._create_connection()  # type: ignore[misc]
-        finally:
-            _creating.set(time.perf_counter() - start)
+        record = super()._create_connection()  # type: ignore[misc]
+        record.info["creating"] = time.perf_counter() - start
+        return record
 
     def _do_return_conn(self, record: Any) -> None:
         taken = record.info.pop("taken", None)
@@ -128,7 +125,7 @@ class _Measured:
 
     def recreate(self) -> Any:
         again = super().recreate()  # type: ignore[misc]
-        again.waits, again.uses, again.guard, again.timeouts = self.waits, self.uses, self.guard, self.timeouts
+        again.waits, again.uses, again.pending, again.timeouts = self.waits, self.uses, deque(), self.timeouts
         return again
 
 
@@ -166,7 +163,7 @@ class AlchemyPool:
             event.listen(self.engine, "do_connect", _connect(node, settings))
         self.dialect = self.engine.dialect
         pool: Any = self.engine.pool
-        pool.guard = threading.Lock()
+        pool.pending = deque()
         kind = "async" if asynchronous else "sync"
         pool.waits = node.metrics.histogram("dbscale_pool_wait_seconds", node=node.name, pool=kind)
         pool.uses = node.metrics.histogram("dbscale_pool_use_seconds", node=node.name, pool=kind)
@@ -187,7 +184,7 @@ class AlchemyPool:
             used=used,
             idle=pool.checkedin(),
             most=self._most,
-            waiting=pool.waiting if used >= self._most else 0,
+            waiting=len(pool.pending) if used >= self._most else 0,
             timeouts=pool.timeouts,
         )
 
