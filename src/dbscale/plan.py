@@ -48,7 +48,8 @@ class Conversion:
     invalid: Literal["refuse", "replace"] = "refuse"
     """Text with NUL or broken UTF-8: refuse the row, or put U+FFFD in place, where the user chose it."""
     rounded: bool = False
-    """Fractions finer than a microsecond are rounded to it (reported by the plan with their count)."""
+    """Of times: fractions finer than a microsecond are rounded to it. Of jsonb: of equal keys the last one is kept.
+    The plan reports how many values that changes; without it they are refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

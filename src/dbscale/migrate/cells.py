@@ -131,6 +131,11 @@ def cell(column: str, conversion: Conversion, library: tuple[int, int, int], *, 
     return Cell(f"({' OR '.join(tests)})", "%s", f"CASE WHEN {value} IS NULL THEN 'NULL' ELSE {argument} END")
 
 
+def repeated_keys(x: str) -> str:
+    """Whether an object in the JSON `x` has a key twice."""
+    return f"EXISTS (SELECT 1 FROM json_tree({x}) WHERE key IS NOT NULL GROUP BY parent, key HAVING count(*) > 1)"
+
+
 def _test(value: str, form: Form) -> str:
     kind = f"typeof({value})='{form.storage}'"
     return f"{kind} AND {form.test}" if form.test else kind
@@ -226,7 +231,8 @@ def _text(x: str, conversion: Conversion, to: Type, library: tuple[int, int, int
             whole = f"{whole} AND {x} NOT GLOB '* '"
         return Form("text", whole, x, quoted=True)
     if reading == "json" and to.family == "json":
-        return Form("text", f"json_valid({x}) AND {whole}", x, quoted=True)
+        once = f" AND NOT {repeated_keys(x)}" if to.name == "jsonb" and not conversion.rounded else ""
+        return Form("text", f"json_valid({x}) AND {whole}{once}", x, quoted=True)
     if reading == "bool" and to.family == "boolean":
         words = ",".join(f"'{word}'" for word in TRUE_WORDS + FALSE_WORDS)
         return Form("text", f"{x} COLLATE NOCASE IN ({words})", x)
@@ -281,7 +287,9 @@ def _blob(x: str, reading: str, to: Type, library: tuple[int, int, int], *, utf8
     if reading == "uuid" and to.family == "uuid":
         return Form("blob", f"length({x})=16", f"hex({x})")
     if reading == "jsonb" and to.family == "json" and library >= JSONB:
-        return Form("blob", f"json_valid({x},8)", f"json({x})", quoted=True)
+        # its text is what PostgreSQL reads, which keeps the last of equal keys alone
+        once = f" AND NOT {repeated_keys(x)}" if to.name == "jsonb" else ""
+        return Form("blob", f"json_valid({x},8){once}", f"json({x})", quoted=True)
     if reading == "text" and to.family == "text" and not to.modifiers and to.name not in BLANK_PADDED and utf8:
         return Form("blob", f"NOT instr({x},x'00')", f"CAST({x} AS TEXT)", quoted=True)
     return None

@@ -39,6 +39,7 @@ _ZONE = re.compile(r"(?:[Zz]|[+-](?:0[0-9]|1[0-5])(?::?[0-5][0-9])?)")
 _MOMENT = re.compile(
     rf"(?P<date>{_DATE.pattern})(?:[T ](?P<time>{_TIME.pattern})(?: ?(?P<zone>{_ZONE.pattern}))?)?", re.IGNORECASE
 )
+_LAST_MOMENT = re.compile("9999-12-31[T ]23:59:59.999999[5-9]", re.IGNORECASE)
 
 
 class Refusal(ValueError):
@@ -136,8 +137,8 @@ def _real_time(value: float, conversion: Conversion, to: Type) -> str:
             raise Refusal("it is beyond any calendar")
         return _counted(int(value * 86_400_000.0 + 0.5) - JULIAN_EPOCH_MS, 1000, to, conversion)
     scale = 1000.0 if conversion.reals == "ms" else 1_000_000.0
-    if abs(value) * scale >= 2**62:
-        raise Refusal(f"the time {value!r} is outside the years 1 to 9999")
+    if abs(value) * scale > 2**53:
+        raise Refusal(f"the time {value!r} is too large for a double to tell its microseconds")
     microseconds = round(value * scale)
     if not conversion.rounded and microseconds / scale != value:
         raise Refusal(f"the time {value!r} is finer than a microsecond")
@@ -186,6 +187,8 @@ def _moment(text: str, to: Type, *, rounded: bool) -> str:
     clock = _TIME.fullmatch(match["time"] or "00:00:00")
     assert clock is not None  # noqa: S101 - the pattern is part of the one that matched
     _clock(clock, text, to, rounded=rounded)
+    if rounded and _LAST_MOMENT.match(text):
+        raise Refusal(f"{text!r} would be rounded up to the year 10000")
     if match["zone"] and to.name == "timestamp":
         raise Refusal(f"{text!r} has a zone, which a timestamp without one would lose")
     zone = (match["zone"] or "Z") if to.name == "timestamptz" else ""
@@ -284,13 +287,20 @@ def _uuid(text: str, conversion: Conversion, to: Type) -> str:
 
 
 def _json(text: str, conversion: Conversion, to: Type) -> str:
+    pairs = _once if to.name == "jsonb" and not conversion.rounded else None
     try:
-        json.loads(text, parse_constant=_no_constant, parse_int=str, parse_float=str)
+        json.loads(text, parse_constant=_no_constant, parse_int=str, parse_float=str, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
         raise Refusal(f"not JSON: {error}") from None
     if to.family not in ("json", "text"):
         raise Refusal(f"JSON cannot become {conversion.to}")
     return text
+
+
+def _once(pairs: list[tuple[str, object]]) -> None:
+    """ValueError where an object has a key twice: jsonb would keep the last of them alone."""
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("an object has a key twice, and jsonb keeps the last one alone")
 
 
 def _no_constant(name: str) -> None:

@@ -5,10 +5,13 @@ The one module beside `profile.py` that reads data; what it returns is plain, an
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dbscale.drivers.source import Reader
+from dbscale.migrate import canonical
 from dbscale.migrate.affinity import affinity
 from dbscale.migrate.cells import TRUE_WORDS, parse_type
 from dbscale.migrate.model import Choice, SourceColumn, SourceForeignKey, SourceSchema, SourceTable, TableProfile
@@ -148,16 +151,53 @@ def _duplicates(
 ) -> int:
     """How many values of a key occur more than once when they are converted; 0 where conversion keeps them apart."""
     owned = [table.column(name) for name in columns]
-    forms = [_one_form(column, choices[table.name, column.name].conversion) for column in owned]
-    if not any(forms):
+    conversions = [choices[table.name, column.name].conversion for column in owned]
+    count = 0
+    forms = [_one_form(reader, *pair) for pair in zip(owned, conversions, strict=True)]
+    if any(forms):
+        terms = [form or f"{quote(column.name)} COLLATE BINARY" for form, column in zip(forms, owned, strict=True)]
+        filled = " AND ".join(f"{quote(column.name)} IS NOT NULL" for column in owned)
+        twice = f"SELECT 1 FROM {quote(table.name)} WHERE {filled} GROUP BY {', '.join(terms)} HAVING count(*) > 1"
+        count = _count(reader, f"SELECT count(*) FROM ({twice})")
+    if any(conversion.invalid == "replace" for conversion in conversions):
+        count += _replaced_alike(reader, table, columns)
+    return count
+
+
+def _replaced_alike(reader: Reader, table: SourceTable, columns: tuple[str, ...]) -> int:
+    """How many values of a key become another row's once what is no text in them is replaced by U+FFFD.
+
+    Two passes, since SQL does not see broken UTF-8: what is replaced is held in memory, and no other value is.
+    """
+    (encoding,) = next(reader.rows("PRAGMA encoding"))
+    raw = ", ".join(
+        f"CASE typeof({x}) WHEN 'text' THEN CAST({x} AS BLOB) ELSE {x} END, typeof({x})" for x in map(quote, columns)
+    )
+
+    def keys() -> Iterator[tuple[tuple[object, ...], bool]]:
+        for row in reader.rows(f"SELECT {raw} FROM {quote(table.name)}"):
+            values = list(zip(row[::2], row[1::2], strict=True))
+            texts = [
+                value.decode(str(encoding), "replace").replace("\0", "\ufffd")
+                if isinstance(value, bytes) and kind == "text"
+                else value
+                for value, kind in values
+            ]
+            changed = any(
+                isinstance(text, str) and text.encode(str(encoding)) != value
+                for text, (value, _) in zip(texts, values, strict=True)
+            )
+            if None not in texts:
+                yield tuple(texts), changed
+
+    found = Counter(key for key, changed in keys() if changed)
+    if not found:
         return 0
-    terms = [form or f"{quote(column.name)} COLLATE BINARY" for form, column in zip(forms, owned, strict=True)]
-    filled = " AND ".join(f"{quote(column.name)} IS NOT NULL" for column in owned)
-    twice = f"SELECT 1 FROM {quote(table.name)} WHERE {filled} GROUP BY {', '.join(terms)} HAVING count(*) > 1"
-    return _count(reader, f"SELECT count(*) FROM ({twice})")
+    found.update(key for key, changed in keys() if not changed and key in found)
+    return sum(1 for count in found.values() if count > 1)
 
 
-def _one_form(column: SourceColumn, conversion: Conversion) -> str:
+def _one_form(reader: Reader, column: SourceColumn, conversion: Conversion) -> str:
     """SQL that gives one form to values that become one; empty where SQLite's own equality tells the same."""
     x = quote(column.name)
     family = parse_type(conversion.to).family
@@ -168,11 +208,10 @@ def _one_form(column: SourceColumn, conversion: Conversion) -> str:
         digits = f"lower(replace(replace(replace({x}, '-', ''), '{{', ''), '}}', ''))"
         return f"CASE typeof({x}) WHEN 'blob' THEN lower(hex({x})) ELSE {digits} END"
     if family == "timestamp" and conversion.texts == "iso":
-        # To the second in UTC, and the digits of the fraction that come before an offset.
-        part = f"substr({x}, 21, 6)"
-        digits = f"rtrim(substr({part}, 1, length({part}) - length(ltrim({part}, '0123456789'))), '0')"
-        moment = f"strftime('%Y-%m-%d %H:%M:%S', {x}) || CASE WHEN substr({x}, 20, 1) = '.' THEN {digits} ELSE '' END"
-        return f"CASE typeof({x}) WHEN 'text' THEN {moment} ELSE {x} END"
+        # As it is compared after the load; what SQL cannot spell, such as real numbers, stands for itself.
+        plain = dataclasses.replace(conversion, rounded=False)
+        spelled = canonical.source_sql(x, plain, reader.library, floats=False)
+        return f"CASE WHEN {spelled.test} THEN {spelled.text} ELSE {x} END"
     if family in ("integer", "numeric", "float") and conversion.texts:
         return f"CAST({x} AS NUMERIC)"
     several = sum(map(bool, (conversion.integers or conversion.reals, conversion.texts, conversion.blobs))) > 1

@@ -325,12 +325,19 @@ def _real_times(of: _Readings, name: str) -> tuple[str, ...]:
     if not of.seen.reals or not (name == "timestamptz" or of.asked.chosen):
         return ("",)
     if of.asked.reading in _REAL_READINGS:
-        return (of.asked.reading, "real") if not of.count("real-infinite") else ("",)
+        sure = not of.count("real-infinite") and _is_exact(of, of.asked.reading)
+        return (of.asked.reading, "real") if sure else ("",)
     readings = {_REAL_TIMES[label] for label in REAL_TIMES if of.count(label)}
     if len(readings) != 1:
         return ("",)
     (reading,) = readings
     return (reading, *(label for label in REAL_TIMES if _REAL_TIMES[label] == reading))
+
+
+def _is_exact(of: _Readings, reading: str) -> bool:
+    """Whether doubles of that size still tell microseconds apart; Julian days are read to the millisecond."""
+    most = max(abs(end) for end in (of.seen.least or 0, of.seen.greatest or 0))
+    return reading == "julian" or most * (1000 if reading == "ms" else 10**6) <= 2**53
 
 
 def _clock(of: _Readings) -> Fit:

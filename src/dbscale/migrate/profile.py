@@ -15,6 +15,7 @@ from itertools import islice
 from dbscale.drivers.source import Reader, Value
 from dbscale.errors import SourceError
 from dbscale.migrate import scan
+from dbscale.migrate.cells import repeated_keys
 from dbscale.migrate.model import ColumnProfile, SourceColumn, SourceTable, TableProfile
 from dbscale.migrate.shapes import EXACT, SHAPES, StorageClass, shape
 from dbscale.schema import quote
@@ -49,7 +50,6 @@ _PAIRED = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F
 _UNFIT = re.compile(r"\\u(?:0000|[dD][89a-fA-F][0-9a-fA-F]{2})")
 _AS_TEXT = "CAST({x} AS TEXT) COLLATE BINARY"
 _AS_UUID = "CASE typeof({x}) WHEN 'blob' THEN hex({x}) ELSE upper(replace(trim({x},'{}'),'-','')) END"
-_DUPLICATES = "EXISTS (SELECT 1 FROM json_tree({x}) WHERE key IS NOT NULL GROUP BY parent, key HAVING count(*) > 1)"
 
 
 def profile(reader: Reader, table: SourceTable, wanted: Mapping[str, Sequence[str]]) -> TableProfile:
@@ -310,7 +310,7 @@ def _measured(reader: Reader, table: SourceTable, column: _Column, seen: ColumnP
             shapes[measure] = _int(value)
     if DUPLICATE_KEYS in column.measures and shapes.get("json", 0) + shapes.get("json-escaped", 0):
         likely = f"json_repeats({x}) AND" if scan.native(reader) else ""
-        valid = f"typeof({x})='text' AND {likely} json_valid({x}) AND {_DUPLICATES.replace('{x}', x)}"
+        valid = f"typeof({x})='text' AND {likely} json_valid({x}) AND {repeated_keys(x)}"
         ((value,),) = reader.rows(f"SELECT count(*) FROM {source} WHERE {valid}")
         shapes[DUPLICATE_KEYS] = _int(value)
     if shapes.get("json-escaped"):

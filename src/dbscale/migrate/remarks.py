@@ -104,12 +104,18 @@ def widened(at: Place, meant: str, kept: str, what: Misfit | None) -> Finding:
         says = f"the longest text has {at.seen.longest} characters, {at.column.declared} means fewer: kept as {kept}"
         return at.finding("longer-than-declared", says, "shorten them in the source to have the limit", "behaviour")
     if kind == "json":
-        says = f"{at.count(DUPLICATE_KEYS)} values have a key twice in an object, and jsonb keeps the last one alone"
-        if not at.count(DUPLICATE_KEYS):
-            says = f"{what.count if what else 0} values are {what.what if what else 'JSON'}, which jsonb refuses"
+        if at.count(DUPLICATE_KEYS):
+            return repeated_keys(at)
+        says = f"{what.count if what else 0} values are {what.what if what else 'JSON'}, which jsonb refuses"
         return at.finding("json-not-jsonb", f"{says}: kept as json", at.choose("jsonb"), "behaviour")
     says = f"the values have a time of day, which a date would lose: {kept}"
     return at.finding("date-with-time", says, level="behaviour")
+
+
+def repeated_keys(at: Place) -> Finding:
+    """JSON in which objects have a key twice, for which the column is json."""
+    says = f"{at.count(DUPLICATE_KEYS)} values have a key twice in an object, and jsonb keeps the last one alone"
+    return at.finding("json-not-jsonb", f"{says}: kept as json", at.choose("jsonb"), "behaviour")
 
 
 def mixed(at: Place, choice: Choice) -> list[Finding]:

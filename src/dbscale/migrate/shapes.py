@@ -44,7 +44,9 @@ _REAL = (  # a real day of years 1 to 9999 and an hour to 23, where SQLite itsel
 _MINUTE = "????-??-??[ T][0-2]?:??"
 _PLAIN = f"({{x}} GLOB '{_MINUTE}:??' OR {{x}} GLOB '{_MINUTE}')"
 _FRACTION = f"({{x}} GLOB '{_MINUTE}:??.*' AND substr({{x}},21) NOT GLOB '*[^0-9]*')"
+# What would be rounded up to the year 10000 is no time.
 _FINE = "ltrim(substr({x},27),'0') GLOB '[1-9]*'"
+_ROUNDS = f"{_FINE} AND {{x}} NOT GLOB '9999-12-31[ T]23:59:59.999999[5-9]*'"
 _ZONE = f"({{x}} GLOB '{_MINUTE}*[Zz]' OR {{x}} GLOB '{_MINUTE}*[+-]??:??') AND instr(substr({{x}},12),' ')=0"
 # Zones as PostgreSQL and strftime's %z write them, which SQLite's own functions do not read: +00, +0000.
 _SHORT_ZONES = (("[+-][01][0-9][0-5][0-9]", 5), ("[+-][01][0-9]", 3))
@@ -86,8 +88,8 @@ SHAPES: dict[str, Shape] = {
     "iso-date": Shape("text", f"({{x}} GLOB '????-??-??' AND {_REAL})"),
     "iso-naive": Shape("text", f"(({_PLAIN} OR {_FRACTION} AND NOT {_FINE}) AND {_REAL})"),
     "iso-zoned": Shape("text", _zoned(f"NOT {_FINE}")),
-    "iso-naive-fine": Shape("text", f"({_FRACTION} AND {_FINE} AND {_REAL})"),
-    "iso-zoned-fine": Shape("text", _zoned(_FINE)),
+    "iso-naive-fine": Shape("text", f"({_FRACTION} AND {_ROUNDS} AND {_REAL})"),
+    "iso-zoned-fine": Shape("text", _zoned(_ROUNDS)),
     "iso-time": Shape(
         "text",
         "(({x} GLOB '[0-2]?:??' OR {x} GLOB '[0-2]?:??:??' OR {x} GLOB '[0-2]?:??:??.*') AND length({x})<16 AND "

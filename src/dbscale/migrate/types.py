@@ -183,10 +183,13 @@ def _shapes(table: SourceTable, column: SourceColumn, types: list[str], options:
 def _column(at: Place, options: Options) -> tuple[Choice, list[Finding]]:
     """The choice where the user made none."""
     if at.hint and at.hint.sure:
-        readings = ("", at.hint.reading) if at.hint.by_size else (at.hint.reading,)
-        for own in (fit(Asked(at.hint.type, reading), at.seen) for reading in readings):
+        repeats = at.count(DUPLICATE_KEYS) if at.hint.type == "jsonb" else 0
+        hint = replace(at.hint, type="json") if repeats else at.hint
+        readings = ("", hint.reading) if hint.by_size else (hint.reading,)
+        for own in (fit(Asked(hint.type, reading), at.seen) for reading in readings):
             if own.misfit is None and own.conversion.integers != "by-size":
-                return _hinted(at, at.hint, own, options)
+                choice, findings = _hinted(at, hint, own, options)
+                return choice, [*findings, *([remarks.repeated_keys(at)] if repeats else [])]
     choice, findings = _declared(at, options)
     return choice, [*findings, *remarks.suggestions(at, choice)]
 
@@ -244,7 +247,9 @@ def _holding(at: Place) -> Choice:
 def _override(at: Place, asked: Asked, options: Options) -> tuple[Choice, list[Finding]]:
     """The user's type; a blocker where values do not convert to it."""
     own = fit(asked, at.seen)
-    choice = Choice(type=own.conversion.to, conversion=own.conversion, evidence="chosen in [migrate.types]")
+    repeats = base(asked.type)[0] == "jsonb" and at.count(DUPLICATE_KEYS) > 0
+    conversion = replace(own.conversion, rounded=True) if repeats else own.conversion
+    choice = Choice(type=conversion.to, conversion=conversion, evidence="chosen in [migrate.types]")
     findings = [each for each in remarks.about(at, choice) if each.level in ("data", "blocker")]
     if own.misfit:
         quarantine = options.on_bad_row == "quarantine"

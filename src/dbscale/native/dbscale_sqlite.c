@@ -341,13 +341,63 @@ static int json_value(Scan *s, int depth) {
     return fine;
 }
 
+enum { MOST_KEYS = 512 };
+
+typedef struct {
+    const u8 *p;
+    size_t n;
+} Key;
+
+/* Whether an object of the value at `s` may have a key twice. Keys with escapes are not read, and too many not
+** compared: then it may. `keys` are those of the objects around it, `count` how many those are. */
+static int repeats(Scan *s, Key *keys, int count, int depth) {
+    int first = count, i;
+    u8 closing;
+    skip_space(s);
+    if (s->p >= s->end || depth > JSON_DEPTH) return 1;
+    if (*s->p == '"') return !json_string(s);
+    if (*s->p != '{' && *s->p != '[') {
+        while (s->p < s->end && *s->p != ',' && *s->p != '}' && *s->p != ']') s->p++;
+        return 0;
+    }
+    closing = *s->p++ == '{' ? '}' : ']';
+    skip_space(s);
+    if (s->p < s->end && *s->p == closing) return s->p++, 0;
+    for (;;) {
+        if (closing == '}') {
+            Key key;
+            skip_space(s);
+            key.p = s->p;
+            if (s->p >= s->end || *s->p != '"' || !json_string(s)) return 1;
+            key.n = (size_t)(s->p - key.p);
+            if (count == MOST_KEYS || memchr(key.p, '\\', key.n)) return 1;
+            for (i = first; i < count; i++)
+                if (keys[i].n == key.n && memcmp(keys[i].p, key.p, key.n) == 0) return 1;
+            keys[count++] = key;
+            skip_space(s);
+            if (s->p >= s->end || *s->p++ != ':') return 1;
+        }
+        if (repeats(s, keys, count, depth + 1)) return 1;
+        skip_space(s);
+        if (s->p >= s->end) return 1;
+        if (*s->p == closing) return s->p++, 0;
+        if (*s->p++ != ',') return 1;
+    }
+}
+
+static int json_repeats(const u8 *p, size_t n) {
+    Key keys[MOST_KEYS];
+    Scan s = {p, p + n};
+    return repeats(&s, keys, 0, 0);
+}
+
 static int put_json(Buffer *out, const Code *code, const u8 *p, size_t n) {
     Scan s = {p, p + n};
     u8 *at;
     if (characters(p, n) < 0 || !json_value(&s, 0) || s.p != s.end) return LEFT_OUT;
     if (code->to == 'j') return put_bytes(out, p, n);
     if (code->to == 't') return put_text(out, code, p, n);
-    if (code->to != 'J') return LEFT_OUT;
+    if (code->to != 'J' || (code->rounded != 'r' && json_repeats(p, n))) return LEFT_OUT;
     at = extend(out, n + 5);
     if (!at) return LEFT_OUT;
     at = store32(at, (uint32_t)n + 1);
@@ -668,7 +718,7 @@ static int put_integer_time(Buffer *out, const Code *code, int64_t x) {
     }
 }
 
-/* The whole number nearest to `x`, of two the even one; |x| is below 2^62. */
+/* The whole number nearest to `x`, of two the even one; |x| is at most 2^53. */
 static int64_t rounded(double x) {
     int64_t whole = (int64_t)x;
     double rest = x - (double)whole;
@@ -686,7 +736,7 @@ static int put_real_time(Buffer *out, const Code *code, double x) {
         if (!(scaled > -4e18 && scaled < 4e18)) return LEFT_OUT;
         return put_count(out, code, (int64_t)scaled - JULIAN_MS, 1000, 0);
     }
-    if (!(scaled > -4e18 && scaled < 4e18)) return LEFT_OUT;
+    if (!(scaled >= -9007199254740992.0 && scaled <= 9007199254740992.0)) return LEFT_OUT; /* doubles tell it no more */
     us = rounded(scaled);
     if (code->rounded != 'r' && (double)us / scale != x) return LEFT_OUT;
     if (code->reals == 'a') us += APPLE * SECOND;
@@ -1343,61 +1393,11 @@ static void profile_final(sqlite3_context *context) {
 
 /* ---- json_repeats(text) ---------------------------------------------------------------------------------------- */
 
-enum { MOST_KEYS = 512 };
-
-typedef struct {
-    const u8 *p;
-    size_t n;
-} Key;
-
-/* Whether an object of the value at `s` may have a key twice. Keys with escapes are not read, and too many not
-** compared: then it may. `keys` are those of the objects around it, `count` how many those are. */
-static int repeats(Scan *s, Key *keys, int count, int depth) {
-    int first = count, i;
-    u8 closing;
-    skip_space(s);
-    if (s->p >= s->end || depth > JSON_DEPTH) return 1;
-    if (*s->p == '"') return !json_string(s);
-    if (*s->p != '{' && *s->p != '[') {
-        while (s->p < s->end && *s->p != ',' && *s->p != '}' && *s->p != ']') s->p++;
-        return 0;
-    }
-    closing = *s->p++ == '{' ? '}' : ']';
-    skip_space(s);
-    if (s->p < s->end && *s->p == closing) return s->p++, 0;
-    for (;;) {
-        if (closing == '}') {
-            Key key;
-            skip_space(s);
-            key.p = s->p;
-            if (s->p >= s->end || *s->p != '"' || !json_string(s)) return 1;
-            key.n = (size_t)(s->p - key.p);
-            if (count == MOST_KEYS || memchr(key.p, '\\', key.n)) return 1;
-            for (i = first; i < count; i++)
-                if (keys[i].n == key.n && memcmp(keys[i].p, key.p, key.n) == 0) return 1;
-            keys[count++] = key;
-            skip_space(s);
-            if (s->p >= s->end || *s->p++ != ':') return 1;
-        }
-        if (repeats(s, keys, count, depth + 1)) return 1;
-        skip_space(s);
-        if (s->p >= s->end) return 1;
-        if (*s->p == closing) return s->p++, 0;
-        if (*s->p++ != ',') return 1;
-    }
-}
-
-static void json_repeats(sqlite3_context *context, int count, sqlite3_value **values) {
-    Key keys[MOST_KEYS];
-    Scan s;
+static void tell_repeats(sqlite3_context *context, int count, sqlite3_value **values) {
+    const u8 *text = sqlite_value_text(values[0]);
     (void)count;
-    s.p = sqlite_value_text(values[0]);
-    if (!s.p) {
-        sqlite_result_null(context);
-        return;
-    }
-    s.end = s.p + sqlite_value_bytes(values[0]);
-    sqlite_result_int(context, repeats(&s, keys, 0, 0));
+    if (text) sqlite_result_int(context, json_repeats(text, (size_t)sqlite_value_bytes(values[0])));
+    else sqlite_result_null(context);
 }
 
 /* ---- records(codes, c1, ..., cn) -------------------------------------------------------------------------------- */
@@ -2134,7 +2134,7 @@ __declspec(dllexport)
     if (result == SQLITE_OK)
         result = sqlite_create_function(db, "profile", -1, plain, NULL, NULL, profile_step, profile_final, NULL);
     if (result == SQLITE_OK)
-        result = sqlite_create_function(db, "json_repeats", 1, pure, NULL, json_repeats, NULL, NULL, NULL);
+        result = sqlite_create_function(db, "json_repeats", 1, pure, NULL, tell_repeats, NULL, NULL, NULL);
     if (result == SQLITE_OK)
         result = sqlite_create_function(db, "records", -1, plain, NULL, NULL, records_step, records_final, NULL);
     if (result == SQLITE_OK)
