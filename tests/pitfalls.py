@@ -42,6 +42,16 @@ LONG = "col_very_long_name_that_exceeds_postgresql_identifier_limit_aaa"
 
 NUMBERS = (
     Case(
+        id="A15",
+        title="Powers of two as text: of 16 digits the second nearest reads back",
+        sql="CREATE TABLE t(a BLOB); INSERT INTO t VALUES (5.9604644775390625e-08), (9007199254740992.0), ('x');",
+        types={"t.a": "bytea"},
+        rows={
+            "SELECT convert_from(a, 'UTF8') FROM t": [("5.960464477539063e-08",), ("9007199254740992.0",), ("x",)],
+        },
+        findings=found("text-in-blob t.a"),
+    ),
+    Case(
         id="A01",
         title="Text in an INTEGER column",
         sql="CREATE TABLE t(id INTEGER PRIMARY KEY, qty INTEGER NOT NULL);"
@@ -988,4 +998,82 @@ OBJECTS = (
     ),
 )
 
-CASES = (*NUMBERS, *TIMES, *TEXTS, *KEYS, *REFERENCES, *OBJECTS)
+LATER = (
+    Case(
+        id="C08",
+        title="A time that would be rounded up to the year 10000",
+        sql="CREATE TABLE t(id INTEGER PRIMARY KEY, a DATETIME); CREATE TABLE u(id INTEGER PRIMARY KEY, a DATETIME);"
+        "INSERT INTO t VALUES (1, '9999-12-31 23:59:59.9999999'), (2, '2024-01-01 00:00:00');"
+        "INSERT INTO u VALUES (1, '9999-12-31 23:59:59.9999994'), (2, '2024-01-01 00:00:00.0000005');",
+        types={
+            "t.id": "bigint not null identity",
+            "t.a": "text",
+            "u.id": "bigint not null identity",
+            "u.a": "timestamp without time zone",
+        },
+        rows={
+            "SELECT a FROM t": [("9999-12-31 23:59:59.9999999",), ("2024-01-01 00:00:00",)],
+            "SELECT a FROM u": [("9999-12-31 23:59:59.999999",), ("2024-01-01 00:00:00",)],
+        },
+        findings=found("not-a-time t.a", "time-rounded u.a"),
+    ),
+    Case(
+        id="C09",
+        title="Seconds since 2001 beyond what a double tells to the microsecond",
+        sql="CREATE TABLE Z_METADATA(Z_VERSION INTEGER PRIMARY KEY);"
+        "CREATE TABLE ZNOTE(Z_PK INTEGER PRIMARY KEY, ZNEAR TIMESTAMP, ZFAR TIMESTAMP);"
+        "INSERT INTO ZNOTE VALUES (1, 700000000.125, 9500000000.123457);",
+        types={
+            "Z_METADATA.Z_VERSION": "bigint not null identity",
+            "ZNOTE.Z_PK": "bigint not null identity",
+            "ZNOTE.ZNEAR": "timestamp with time zone",
+            "ZNOTE.ZFAR": "double precision",
+        },
+        rows={'SELECT "ZNEAR", "ZFAR" FROM "ZNOTE"': [("2023-03-08 20:26:40.125+00", "9500000000.123457")]},
+        findings=found(
+            "mapper-recognised Z_METADATA",
+            "type-from-mapper ZNOTE.ZNEAR",
+            "epoch-as-time ZNOTE.ZNEAR",
+            "ambiguous-epoch ZNOTE.ZFAR",
+        ),
+    ),
+    Case(
+        id="D11",
+        title="JSON by a CHECK, with a key twice",
+        sql="CREATE TABLE t(id INTEGER PRIMARY KEY, data TEXT CHECK (json_valid(data)));"
+        """INSERT INTO t VALUES (1, '{"a":1,"a":2}'), (2, '{}');""",
+        types={"t.id": "bigint not null identity", "t.data": "json"},
+        rows={"SELECT data FROM t": [('{"a":1,"a":2}',), ("{}",)]},
+        findings=found("type-from-mapper t.data", "json-not-jsonb t.data", "check-by-type t.data"),
+    ),
+    Case(
+        id="E11",
+        title="Keys that are one time in two spellings: text and seconds, with and without an offset",
+        sql="CREATE TABLE t(n INTEGER, at DATETIME PRIMARY KEY); CREATE TABLE z(n INTEGER, at TIMESTAMP UNIQUE);"
+        "INSERT INTO t VALUES (1, '2024-01-01 00:00:00'), (2, 1704067200), (3, '2024-01-01 00:00:00.5');"
+        "INSERT INTO z VALUES (1, '2024-01-01T00:00:00Z'), (2, '2024-01-01 01:00:00+01:00'),"
+        " (3, '2024-01-01T00:00:01Z');",
+        rows={"SELECT count(*), count(DISTINCT at) FROM t": [("3", "2")]},
+        lacks=("PRIMARY KEY", "UNIQUE"),
+        findings=found(
+            "naive-as-utc t.at",
+            "epoch-as-time t.at",
+            "duplicates-after-conversion t (at)",
+            "duplicates-after-conversion z (at)",
+        ),
+    ),
+    Case(
+        id="E12",
+        title="Keys that are one text once what is broken in them is replaced",
+        sql="CREATE TABLE t(k TEXT PRIMARY KEY, v TEXT); CREATE TABLE o(k TEXT PRIMARY KEY);"
+        "INSERT INTO t VALUES (CAST(x'66ff' AS TEXT), 'a'), (CAST(x'66fe' AS TEXT), 'b'), ('g', 'c');"
+        "INSERT INTO o VALUES (CAST(x'66ff' AS TEXT)), ('f');",
+        options=("--on-invalid-text", "replace"),
+        rows={"SELECT k, v FROM t": [("f\ufffd", "a"), ("f\ufffd", "b"), ("g", "c")]},
+        has=("o_pkey PRIMARY KEY (k)",),
+        lacks=("t_pkey",),
+        findings=found("broken-utf8 t.k", "broken-utf8 o.k", "duplicates-after-conversion t (k)"),
+    ),
+)
+
+CASES = (*LATER, *NUMBERS, *TIMES, *TEXTS, *KEYS, *REFERENCES, *OBJECTS)

@@ -156,7 +156,8 @@ def _loads(work: _Spread, reader: Reader, load: Load) -> Iterator[Load]:
         for name in names:
             yield _placed(work, load, name)
         return
-    owned = {name: condition(map_, column, ranges, reader.library, texts=_has_texts(work, load, column))
+    texts, utf8 = _has_texts(work, load, column), work.migration.survey.schema.encoding == "UTF-8"
+    owned = {name: condition(map_, column, ranges, reader.library, texts=texts, utf8=utf8)
              for name, ranges in work.databases(map_).items()}  # fmt: skip
     first, *others = owned
     wheres = {first: f"({' OR '.join(f'({owned[name]})' for name in others)}) IS NOT TRUE" if others else ""}
@@ -207,14 +208,20 @@ def _texts(reader: Reader, sql: str) -> Iterator[str]:
 
 
 def condition(
-    map_: Map, column: LoadColumn, ranges: Iterable[Range], library: tuple[int, int, int], *, texts: bool = False
+    map_: Map,
+    column: LoadColumn,
+    ranges: Iterable[Range],
+    library: tuple[int, int, int],
+    *,
+    texts: bool = False,
+    utf8: bool = True,
 ) -> str:
     """True in SQLite, over the table `AS s`, for the rows whose key one of `ranges` owns.
 
-    `texts`: numbers are stored as text, too. A stored value that is no key of the map's type is in no range or in
+    `texts`: numbers are stored as text, too; `utf8`: the source is in UTF-8. A stored value that is no key of the map's type is in no range or in
     any one: the ownership CHECK has the last word.
     """
-    value = _value(map_.key, column, library, texts=texts)
+    value = _value(map_.key, column, library, texts=texts, utf8=utf8)
     found = tuple(ranges)
     if map_.strategy == "list":
         return f"{value} IN ({', '.join(_bound(value) for range_ in found for value in range_.values)})"
@@ -227,14 +234,14 @@ def condition(
     return parts[0] if len(parts) == 1 else " OR ".join(f"({part})" for part in parts)
 
 
-def _value(key: str, column: LoadColumn, library: tuple[int, int, int], *, texts: bool) -> str:
+def _value(key: str, column: LoadColumn, library: tuple[int, int, int], *, texts: bool, utf8: bool) -> str:
     """A stored key in a form whose order in SQLite is the order of keys."""
     name = f"s.{quote(column.source)}"
     if key in INTEGERS:
         return f"CASE typeof({name}) WHEN 'text' THEN CAST({name} AS INTEGER) ELSE {name} END" if texts else name
     if key == "text":
         return f"({name} COLLATE BINARY)"
-    spelling = canonical.source_sql(name, column.conversion, library, floats=False)
+    spelling = canonical.source_sql(name, column.conversion, library, floats=False, utf8=utf8)
     text = f"CASE WHEN {spelling.test} THEN {spelling.text} END"
     # Times are spelled in two's complement: what is before 2000 sorts below the rest with a 0 in front.
     return f"({text})" if key == "uuid" else f"(CASE WHEN ({text})<'8' THEN '1' ELSE '0' END||({text}))"

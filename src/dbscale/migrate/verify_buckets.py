@@ -144,9 +144,19 @@ def _pair(check: TableCheck, report: RowsReport, missing: list[Row], extra: list
     by_key: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for cells in extra:
         by_key.setdefault(tuple(cells[place] for place in key) if key else (), []).append(cells)
-    for row in missing:
-        spelled = check.spelled(row)
-        partners = by_key.get(tuple(spelled[place] for place in key), []) if key else []
+    # A row that Python spells as the target does is no difference: SQLite hashes broken text as it is stored.
+    there = Counter(cells[:width] for cells in extra)
+    types = [column.conversion.to for column in check.load.columns]
+    spelling = [(row, tuple(map(canonical.shortened, check.spelled(row), types))) for row in missing]
+    alike = there & Counter(spelled for _, spelled in spelling)
+    for row, spelled in spelling:
+        partners = by_key.get(tuple(spelled[place] for place in key), [])
+        if alike[spelled]:
+            alike[spelled] -= 1
+            partners.remove(next(cells for cells in partners if cells[:width] == spelled))
+            continue
+        if not key:
+            partners = []
         stored = zip(row.values, row.tags, strict=True)
         label = _label(check, key, [printable(value, tag, check.encoding) for value, tag in stored])
         if not partners:

@@ -473,7 +473,7 @@ static int put_whole_numeric(Buffer *out, const Code *code, int64_t x) {
 }
 
 /* The shortest decimal that reads back as `x`, which is finite, not 0 and not subnormal: its digits, without zeros at
-** the end, into `digits`. */
+** the end, into `digits`; no digits where Python has to tell. */
 static Decimal shortest(double x, u8 digits[SHORTEST]) {
     static const double tens[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9};
     Decimal d = {x < 0, 0, 0, 0, digits};
@@ -498,6 +498,8 @@ static Decimal shortest(double x, u8 digits[SHORTEST]) {
         snprintf(text, sizeof text, "%.*e", precision - 1, a);
         if (precision == 17 || strtod(text, NULL) == a) break;
     }
+    /* Below a power of two doubles are closer to each other than above: of 16 digits the second nearest may do. */
+    if (precision == 17 && !(bits_of(a) << 12)) return d;
     /* d.ddde±xx, with the decimal point of the locale, whatever that is */
     for (i = 0; text[i] && text[i] != 'e'; i++)
         if (is_digit((u8)text[i]) && d.n < SHORTEST) digits[d.n++] = (u8)text[i];
@@ -518,6 +520,7 @@ static int put_shortest(Buffer *out, const Code *code, double x) {
     if (x != 0) {
         if (!is_normal(x)) return LEFT_OUT;
         d = shortest(x, digits);
+        if (!d.n) return LEFT_OUT;
         d.scale = d.n - d.point;
         /* 100.0 is written with the 0, 1e+16 without, as Python and SQLite do */
         if (d.scale < 1) d.scale = d.point <= 16 ? 1 : 0;
@@ -539,6 +542,7 @@ static int real_text(double x, char text[48]) {
     }
     if (!is_normal(x)) return 0;
     d = shortest(x, digits);
+    if (!d.n) return 0;
     exponent = d.point - 1;
     if (d.negative) *at++ = '-';
     if (exponent < -4 || exponent >= 16) {
