@@ -19,6 +19,7 @@ import pytest
 
 from dbscale.cli import run
 from dbscale.drivers.sqlite import SqliteSource
+from dbscale.errors import ConfigError
 from dbscale.migrate import sharded
 from dbscale.plan import Conversion, LoadColumn
 from dbscale.shards import file
@@ -128,6 +129,15 @@ def test_every_row_is_on_its_shard(place: Place, capsys: pytest.CaptureFixture[s
     # Foreign keys of the group hold, to another server there is none.
     keys = "SELECT conname FROM pg_constraint WHERE contype = 'f' AND conname NOT LIKE 'owned%' ORDER BY 1"
     assert place("one", keys) == [("farms_crop_fkey",), ("predictions_farm_id_fkey",)]
+
+
+def test_a_source_in_utf16(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.folder / "a.db").unlink()
+    place.source("PRAGMA encoding = 'UTF-16be';" + SOURCE)
+    assert place.source("PRAGMA encoding") == [("UTF-16be",)]
+    assert place.migrate() == 0
+    assert "verified: the same" in capsys.readouterr().out
+    assert place("two", "SELECT min(id), max(id), count(*) FROM farms") == [(100, 199, 100)]
 
 
 def test_the_map_is_in_effect(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,19 +280,26 @@ KEYS: dict[str, tuple[Any, Conversion, list[Any]]] = {
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_keys_of_every_type(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])
+def test_keys_of_every_type(kind: str, encoding: str, tmp_path: Path) -> None:
     """SQLite's condition chooses, for each stored key, the shard that the map names."""
     map_, conversion, keys = KEYS[kind]
     path = tmp_path / "keys.db"
     connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA encoding = '{encoding}'")
     connection.execute("CREATE TABLE t (k TEXT)")
     connection.executemany("INSERT INTO t VALUES (?)", [(_stored(key),) for key in keys])
     connection.commit()
     connection.close()
     column = LoadColumn(source="k", target="k", conversion=conversion)
     with SqliteSource(path).snapshot(1) as (reader,):
+        utf8 = encoding == "UTF-8"
+        if kind == "text" and not utf8:
+            with pytest.raises(ConfigError, match="another order"):
+                sharded.condition(map_, column, [map_.ranges[0]], reader.library, utf8=utf8)
+            return
         for range_ in map_.ranges:
-            sql = sharded.condition(map_, column, [range_], reader.library)
+            sql = sharded.condition(map_, column, [range_], reader.library, utf8=utf8)
             found = {row[0] for row in reader.rows(f"SELECT k FROM t AS s WHERE {sql}")}
             assert found == {_stored(key) for key in keys if shard_for(map_, key) == range_}, range_.id
 

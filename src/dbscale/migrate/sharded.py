@@ -218,13 +218,20 @@ def condition(
 ) -> str:
     """True in SQLite, over the table `AS s`, for the rows whose key one of `ranges` owns.
 
-    `texts`: numbers are stored as text, too; `utf8`: the source is in UTF-8. A stored value that is no key of the map's type is in no range or in
-    any one: the ownership CHECK has the last word.
+    `texts`: numbers are stored as text, too; `utf8`: the source is in UTF-8. A stored value that is no key of the
+    map's type is in no range or in any one: the ownership CHECK has the last word. ConfigError for ranges of text in
+    UTF-16, which SQLite orders by its bytes.
     """
     value = _value(map_.key, column, library, texts=texts, utf8=utf8)
     found = tuple(ranges)
     if map_.strategy == "list":
         return f"{value} IN ({', '.join(_bound(value) for range_ in found for value in range_.values)})"
+    if map_.key == "text" and not utf8:
+        raise ConfigError(
+            "the source is in UTF-16, in which SQLite sorts text in another order than the map's ranges",
+            where=column.source,
+            try_="migrate from a copy in UTF-8: sqlite3 app.db .dump | sqlite3 copy.db",
+        )
     owned: Keys = predicates.owned(map_, found)
     parts = []
     for start, end in owned.intervals:
