@@ -697,8 +697,8 @@ def test_the_requests_to_tursos_platform_have_the_documented_form() -> None:
             assert left is not None
             assert "curl -X PATCH" in left.try_
             assert "secret" not in left.try_
-            with writes_blocked(admin) as already:
-                assert already is not None
+            with writes_blocked(admin) as before:
+                assert before is not None
             assert Platform.blocked
         assert not Platform.blocked
     finally:

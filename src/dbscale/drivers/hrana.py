@@ -198,7 +198,11 @@ class HttpStream:
         try:
             self._post("/v3/cursor", {"baton": self._baton, "batch": {"steps": steps}}, spool)
             spool.seek(0)
-            self._take(json.loads(spool.readline()))
+            head = spool.readline()
+            try:
+                self._take(json.loads(head))
+            except (ValueError, TypeError, KeyError) as error:
+                raise _of_no_server(head, self._endpoint) from error
             begin = spool.tell()
             within = _check_cursor(spool)
         except BaseException:
@@ -230,9 +234,12 @@ class HttpStream:
         """The results of some requests in one round trip; Refused with the first error among them."""
         body = self._post("/v3/pipeline", {"baton": self._baton, "requests": requests}, None)
         self._received = len(body)
-        answer = json.loads(body)
-        self._take(answer)
-        results = answer["results"]
+        try:
+            answer = json.loads(body)
+            self._take(answer)
+            results = answer["results"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise _of_no_server(body, self._endpoint) from error
         for result in results:
             if result["type"] != "ok":
                 raise refusal(result["error"], self._endpoint.title)
@@ -337,6 +344,15 @@ def _http_error(status: int, body: bytes, had_stream: bool, endpoint: Endpoint) 
     if status in (429, 502, 503, 504):
         return Unreachable(f"the server is not ready: {status} {says}", where=place, try_="run the same command again")
     return SourceError(f"the server answers {status}: {says}", where=place, try_="check the URL; see the server's log")
+
+
+def _of_no_server(body: bytes, endpoint: Endpoint) -> SourceError:
+    """The error for an answer in none of the protocol's forms."""
+    return SourceError(
+        f"what answers is no libSQL server: {_error_text(body)[:100]!r}",
+        where=endpoint.title,
+        try_="check the URL, and what stands between",
+    )
 
 
 def refused_token(says: str, endpoint: Endpoint) -> Unreachable:

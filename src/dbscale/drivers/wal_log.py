@@ -224,6 +224,8 @@ def _ask(
     if response.status != http.HTTPStatus.OK:
         raise _Status(-1, f"HTTP {response.status}", http_status=response.status)
     _check(response.getheader("grpc-status"), response.getheader("grpc-message"))
+    if not (response.getheader("content-type") or "").startswith("application/grpc-web"):
+        raise _Status(-1, "what answers does not speak gRPC")
     return response
 
 
@@ -232,7 +234,10 @@ def _messages(response: http.client.HTTPResponse) -> Iterator[bytes]:
     while head := response.read(5):
         if len(head) < 5:
             break
-        content = response.read(int.from_bytes(head[1:]))
+        length = int.from_bytes(head[1:])
+        content = response.read(length)
+        if len(content) < length:
+            break
         if head[0] & _TRAILER:
             lines = dict(line.split(":", 1) for line in content.decode("latin-1").splitlines() if ":" in line)
             _check(lines.get("grpc-status"), lines.get("grpc-message"))
