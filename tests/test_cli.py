@@ -189,3 +189,11 @@ def test_the_way_on_names_all_that_the_run_was_given() -> None:
         " --only 'a b' --schema s --on-bad-row quarantine --into-existing --truncate --shard-map shard_maps/farms.toml"
     )
     assert flags(given, verifying=True).endswith(" --into-existing --shard-map shard_maps/farms.toml")
+
+
+def test_a_collation_that_is_not_there_stops_the_plan(
+    source: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["migrate", str(source), database, "--collate", "nosuch"]) == USAGE
+    assert "no collation 'nosuch'" in capsys.readouterr().err
+    assert run(["migrate", str(source), database, "--collate", "C"]) == 0

@@ -264,3 +264,16 @@ def test_credentials_reach_libpq_as_they_were(user: str, password: str, driver: 
 def test_any_text_is_a_place_or_a_clear_refusal(text: str) -> None:
     with suppress(ConfigError):
         assert at(text).address
+
+
+@pytest.mark.parametrize("url", ["postgres//u:hunter2@h/d", "postgresql:/u:hunter2@h/d", "https//u:hunter2@h/d"])
+def test_a_slip_in_a_scheme_is_no_path(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        locate(Database(name=url, url=url))
+    assert "not followed by ://" in caught.value.says
+    assert "hunter2" not in caught.value.where + caught.value.says
+
+
+@pytest.mark.parametrize("text", ["host=db1 dbname=app", "service=app", "dbname = 'a b'"])
+def test_a_connection_string_is_a_place(text: str) -> None:
+    assert locate(Config().database(text)).kind == "postgres"

@@ -108,6 +108,7 @@ raw = st.lists(st.sampled_from([*" @:/?#%&='\"\\+,;!$*()[]{}|<>^~`-_.7", "%40", 
             "postgres:/u:{}@host/db",
             "postgres:///u:{}@host/db",
             "postgres;//u:{}@host:1/db",
+            "postgresql/u:{}@host:1/db",
         ],
     ),
     st.sampled_from(["{}", "cannot open {}: refused", "'{}'", "try psql {}\nand postgresql://u:other@host/db"]),
@@ -115,7 +116,7 @@ raw = st.lists(st.sampled_from([*" @:/?#%&='\"\\+,;!$*()[]{}|<>^~`-_.7", "%40", 
 def test_no_part_of_a_password_survives(secret: str, url: str, text: str) -> None:
     for form in (secret, quote(secret), quote(secret, safe="")):
         assert "QX" not in redact(text.format(url.format(form)))
-        if not url.startswith(("postgres//", "postgres:/u", "postgres:///", "postgres;")):
+        if not url.startswith(("postgres//", "postgres:/u", "postgres:///", "postgres;", "postgresql/")):
             assert "QX" not in without_secrets(url.format(form))
 
 

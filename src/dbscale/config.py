@@ -275,6 +275,8 @@ def is_connection_string(text: str) -> bool:
 
 _POSTGRES = re.compile(r"postgres(?:ql)?(?:\+(?P<driver>[a-z0-9_]+))?://", re.IGNORECASE)
 _SQLITE = re.compile(r"(?:sqlite3?)(?:\+(?P<driver>[a-z0-9_]+))?:(?://(?P<host>[^/]*)(?=/|$))?", re.IGNORECASE)
+_TYPO = re.compile(r"(?:postgres\w*|libsql|https?|wss?|mysql)(?:\+\w+)?[:;,]?/", re.IGNORECASE)
+"""How a URL begins that lacks a character; a folder of that name is reached by ./postgres/app.db."""
 _LIBSQL = re.compile(r"(?:sqlite\+)?(?:libsql|wss?|https?)://", re.IGNORECASE)
 
 
@@ -366,10 +368,13 @@ def _sqlite(url: str) -> Location:
         # `…?uri=true` puts a file: URL where the path goes
         if path.startswith("file:"):
             path = unquote(path.removeprefix("file:"))
-    elif "://" in url:
-        scheme = url.partition("://")[0]
+    elif "://" in url or _TYPO.match(url):
+        scheme = url.partition("/")[0].rstrip(":;,")
         raise ConfigError(
-            f"{scheme}:// is not a database that dbscale knows",
+            f"{scheme}:// is not a database that dbscale knows"
+            if "://" in url
+            else f"this looks like a URL whose scheme is not followed by ://: {scheme}",
+            where=url,
             try_="sqlite:///app.db, libsql://…, postgresql://…, or a path",
         )
     else:

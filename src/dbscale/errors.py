@@ -114,7 +114,8 @@ _MIDDLE = rf"(?!\s)(?:{_PORT}(?:(?!\?\w+=|{_NEXT})[^\n])*|{_PORT}(?:(?!{_NEXT})[
 _URL_PASSWORD = re.compile(rf"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:){_MIDDLE}", re.IGNORECASE)
 # A URL with a slip in its scheme: `postgres//user:secret@host`, `postgres:/user:secret@host`.
 _TYPO_PASSWORD = re.compile(
-    rf"(?P<head>(?<![\w/:.+-])[a-z][\w+.-]*(?:[;,]?//+|:/|:///+)[^\s:/@]*:){_MIDDLE}", re.IGNORECASE
+    rf"(?P<head>(?<![\w/:.+-])[a-z][\w+.-]*(?:[;,]?//+|:/|:///+|(?<=postgres)/|(?<=postgresql)/)[^\s:/@]*:){_MIDDLE}",
+    re.IGNORECASE,
 )
 # What is left of a URL in a message, or is no URL yet: `user:secret@host` without a scheme, or with a broken one.
 _BARE_PASSWORD = re.compile(r"(?P<head>(?<![\w/:])[\w.%+-]+:/{0,1}(?:[\w.%+-]+:)?)(?!/)[^\s/][^\s]*(?=@[\w.\[-])")

@@ -159,7 +159,9 @@ def make(
                 source, connection, options, source_reference, target_reference, ignore_rows=ignore_rows, say=say
             )
     room = (
-        empty(target_reference, stopped, options.schema) if stopped else look(url, options.schema, options.state_schema)
+        empty(target_reference, stopped, options.schema)
+        if stopped
+        else look(url, options.schema, options.state_schema, options.collate)
     )
     survey, made = survey_source(source, options, vector=room.vector, say=say)
     loads = tuple(_loads(survey, made.load, options, {table: made.tables[table] for table in made.load}))

@@ -8,7 +8,7 @@ from typing import Any
 
 from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
-from dbscale.errors import Finding, Missing
+from dbscale.errors import ConfigError, Finding, Missing
 from dbscale.schema import Schema, quote
 
 OLDEST_SERVER = 130000
@@ -25,10 +25,11 @@ class Room:
     findings: tuple[Finding, ...] = ()
 
 
-def look(url: str, schema: str, state_schema: str) -> Room:
-    """What a server says; Missing where it cannot be a target."""
+def look(url: str, schema: str, state_schema: str, collation: str = "") -> Room:
+    """What a server says; Missing where it cannot be a target, ConfigError where it lacks the collation."""
     with postgres.connect(url, name="dbscale plan") as connection, postgres.reading(connection):
         check_server(connection)
+        check_collation(connection, collation)
         new_schema = not exists(connection, schema)
         check_privileges(connection, schema, new_schema=new_schema)
         return Room(
@@ -36,6 +37,14 @@ def look(url: str, schema: str, state_schema: str) -> Room:
             present=relations(connection, schema),
             new_schema=new_schema,
             findings=tuple(shadowed(connection, state_schema)),
+        )
+
+
+def check_collation(connection: Connection, name: str) -> None:
+    """ConfigError where the server does not have the collation that is asked for."""
+    if name and not _value(connection, "SELECT EXISTS (SELECT FROM pg_collation WHERE collname = %s)", name):
+        raise ConfigError(
+            f"the server has no collation {name!r}", where="--collate", try_="C, or one that pg_collation names"
         )
 
 
