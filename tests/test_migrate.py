@@ -125,6 +125,30 @@ def test_saved_plan(shop: Path, database: str, tmp_path: Path, monkeypatch: pyte
     assert rows(database, "SELECT count(*) FROM orders") == [(2,)]
 
 
+def test_a_saved_plan_is_verified(
+    shop: Path,
+    database: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", urlsplit(database).password or "")
+    (tmp_path / "dbscale.toml").write_text('[migrate.types]\n"users.IsActive" = "boolean"\n')
+    options = ("--only", "users", "--identifiers", "snake", "--schema", "shop", "-o", "plan.json")
+    assert run(["migrate", str(shop), database, *options]) == 0
+    (tmp_path / "dbscale.toml").unlink()
+    capsys.readouterr()
+    status, document = answer(capsys, "apply", "plan.json")
+    assert status == 0
+    assert document["verify"]["same"] is True
+    assert [table["target"] for table in document["verify"]["tables"]] == ["shop.users"]
+    execute(database, "UPDATE shop.users SET name = 'x' WHERE id = 1")
+    assert run(["apply", "plan.json"]) == 1
+    assert "name: Ann became x" in capsys.readouterr().out
+    assert run(["apply", "plan.json", "--no-verify"]) == 0
+    assert "verified" not in capsys.readouterr().out
+
+
 def test_a_plan_for_another_schema_is_stale(shop: Path, database: str, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     assert run(["migrate", str(shop), database, "-o", str(plan)]) == 0

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
@@ -172,13 +172,22 @@ def summary(outcome: Outcome) -> str:
 @click.command("apply")
 @click.argument("plan_file", metavar="PLAN|-")
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Sessions at once.")
+@click.option("--no-verify", is_flag=True, help="Do not compare source and target afterwards.")
 @REVISION
 @output.changing
 @output.common
 def apply_command(
-    plan_file: str, *, jobs: int, revision: str | None, dry_run: bool, yes: bool, as_json: bool, config: str | None
+    plan_file: str,
+    *,
+    jobs: int,
+    no_verify: bool,
+    revision: str | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    config: str | None,
 ) -> int:
-    """Carry out a saved plan: a file, or - for stdin."""
+    """Carry out a saved plan: a file, or - for stdin. A migration is verified at its end."""
     settings = configuration.load(config)
     plan = Plan.from_json(sys.stdin.read() if plan_file == "-" else read_file(plan_file))
     if revision:
@@ -200,22 +209,49 @@ def apply_command(
     )
     if resume and resume.state == "done":
         output.say(f"run {resume.id} has done this already")
-        if as_json:
-            output.answer_json({"plan": plan.id, "run": resume.id, "seconds": 0.0})
-        return 0
-    outcome = carry_out(plan, source, urls, state_schema, jobs=jobs, resume=resume, quiet=as_json)
+        outcome = Outcome(run=resume.id)
+    else:
+        outcome = carry_out(plan, source, urls, state_schema, jobs=jobs, resume=resume, quiet=as_json)
+    if outcome.loads and not as_json:
+        output.answer(summary(outcome))
+    if source and "shard_maps" not in plan.options:
+        return _conclude(plan, source, urls, outcome, jobs=jobs, as_json=as_json, no_verify=no_verify)
     if as_json:
         output.answer_json({"plan": plan.id, "run": outcome.run, "seconds": round(outcome.seconds, 3)})
-    elif outcome.loads:
-        output.answer(summary(outcome))
+    elif source:
         output.say(
             f"now: dbscale verify {plan.databases['source']} {plan.databases['target']}"
             + flags(plan.options, verifying=True)
+            + " --shard-map FILE"
         )
     else:
         output.answer(f"run {outcome.run}: {len(outcome.steps)} steps in {output.seconds(outcome.seconds)}")
     output.show_findings(outcome.findings)
     return 0 if outcome.complete else 1
+
+
+def _conclude(
+    plan: Plan,
+    source: Source,
+    urls: Mapping[str, str],
+    outcome: Outcome,
+    *,
+    jobs: int,
+    as_json: bool,
+    no_verify: bool,
+) -> int:
+    """As `migrate` ends: source and target compared, by what the plan's options make of the source now."""
+    from dbscale.cli.migrate import conclude
+
+    made = planning.make(
+        source,
+        urls["target"],
+        replace(planning.Options.from_strings(plan.options), jobs=jobs),
+        source_reference=plan.databases["source"],
+        target_reference=plan.databases["target"],
+        ignore_rows=True,
+    )
+    return conclude(replace(made, plan=plan), source, urls, outcome, as_json=as_json, no_verify=no_verify)
 
 
 def flags(options: Mapping[str, str], *, verifying: bool = False) -> str:

@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from queue import SimpleQueue
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
@@ -64,6 +64,17 @@ class Options:
             "state_schema": self.state_schema,
             **({"shard_maps": json.dumps(dict(self.shard_maps), sort_keys=True)} if self.shard_maps else {}),
         }
+
+    @classmethod
+    def from_strings(cls, strings: Mapping[str, str]) -> Options:
+        """The options that `as_strings` gave; the others are as by default."""
+        kinds = {"only": tuple, "skip": tuple, "types": dict, "shard_maps": dict}
+        flags = ("into_existing", "truncate")
+        names = {each.name for each in fields(cls)} & strings.keys()
+        found: dict[str, Any] = {name: strings[name] for name in names}
+        found |= {name: kinds[name](json.loads(strings[name])) for name in names & kinds.keys()}
+        found |= {name: strings[name] == "true" for name in names.intersection(flags)}
+        return cls(**found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -392,9 +403,7 @@ def check_basis(plan: Plan, source: Source) -> None:
     """StalePlan when the source's schema is not the one that the plan was made for."""
     with source.snapshot(1) as readers:
         schema = read_schema(readers[0])
-    options = Options(
-        only=tuple(json.loads(plan.options.get("only", "[]"))), skip=tuple(json.loads(plan.options.get("skip", "[]")))
-    )
+    options = Options.from_strings(plan.options)
     if plan.basis.get("source") not in (None, schema_digest(_selected(schema, options))):
         raise StalePlan(
             "the source's schema has changed since the plan was made",
