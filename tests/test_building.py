@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,6 +21,7 @@ from dbscale.errors import Unfinished
 from dbscale.indexes import advise, facts
 from dbscale.indexes.candidates import Candidate
 from dbscale.plan import Plan
+from fix_postgres import Postgres
 
 CANDIDATE = Candidate("public", "t", ('"b"',), ("b",))
 STEP = advise.build(CANDIDATE, "t_b")
@@ -86,3 +95,75 @@ def test_partitions_get_their_own_builds_and_the_parent_becomes_valid(database: 
 
         list(apply.undo(catalog.runs(connection)[0], plan, urls={"target": database}))
         assert connection.execute("SELECT count(*) FROM pg_indexes WHERE tablename ~ '^t'").fetchone() == (0,)
+
+
+@pytest.fixture
+def project(table: str, tmp_path: Path) -> Path:
+    """A dbscale.toml that wants two indexes on a table."""
+    (tmp_path / "dbscale.toml").write_text(
+        f'[databases.postgres]\nurl = "{table}"\n[indexes]\nt_b = "t (b)"\nt_ba = "t (b, a)"\n'
+    )
+    return tmp_path
+
+
+def command(project: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dbscale.cli", *arguments], cwd=project, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait(until: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_killed_in_the_middle_of_a_build_the_same_command_goes_on_and_undo_takes_all_back(
+    table: str, project: Path
+) -> None:
+    building_now = "SELECT p.index_relid::regclass::text FROM pg_stat_progress_create_index p"
+    with psycopg.connect(table, autocommit=True) as watching, psycopg.connect(table) as other:
+        other.execute("INSERT INTO t VALUES (0, 0)")  # an open transaction: the build waits for its end
+        first = command(project, "indexes", "apply", "--yes")
+        wait(lambda: watching.execute(building_now).fetchone())
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        assert valid(table) is False
+        # The server has not noticed, and goes on for nobody; the second command has to come by it.
+        second = command(project, "indexes", "apply", "--yes", "--json")
+        time.sleep(1)
+        other.rollback()
+        said, errors = second.communicate(timeout=120)
+        assert second.returncode in (0, 1), errors  # 1: a table of 1000 rows is read as quickly whole
+        assert [valid(table, name) for name in ("t_b", "t_ba")] == [True, True]
+        left = watching.execute("SELECT count(*) FROM pg_index WHERE NOT indisvalid").fetchone()
+        assert left == (0,)
+        run = json.loads(said)["run"]
+        undone = command(project, "undo", str(run), "postgres", "--yes")
+        undone.communicate(timeout=60)
+        assert undone.returncode == 0
+        assert [valid(table, name) for name in ("t_b", "t_ba")] == [None, None]
+
+
+def test_a_build_waits_for_a_replica_that_lags(table: str, replica: Postgres) -> None:
+    follower = replica.url
+    with psycopg.connect(follower, autocommit=True) as paused, postgres.connect(table) as builder:
+        paused.execute("SELECT pg_wal_replay_pause()")
+        try:
+            wait(lambda: paused.execute("SELECT pg_get_wal_replay_pause_state() = 'paused'").fetchone() == (True,))
+            builder.execute("SET synchronous_commit = on")
+            builder.execute("INSERT INTO t SELECT n, n FROM generate_series(2000, 40000) n")
+            with pytest.raises(Unfinished, match="still to replay"):
+                building.wait_for_replicas(builder, lag_bytes=1_000_000, seconds=0.5)
+            assert valid(table) is None
+            thread = threading.Thread(target=building.carry_out, args=[builder, STEP], kwargs={"lag_bytes": 1_000_000})
+            thread.start()
+            thread.join(1.5)
+            assert thread.is_alive()
+            assert valid(table) is None, "it has begun while the replica lagged"
+        finally:
+            paused.execute("SELECT pg_wal_replay_resume()")
+        thread.join(60)
+    assert valid(table) is True

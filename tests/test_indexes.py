@@ -12,7 +12,7 @@ import pytest
 from dbscale import apply, catalog
 from dbscale.drivers import postgres
 from dbscale.errors import Missing
-from dbscale.indexes import advise, facts, health, proof, remarks, rules, workload
+from dbscale.indexes import advise, facts, proof, remarks, rules, workload
 from dbscale.indexes.facts import Facts, Index, Table
 from dbscale.indexes.proof import Proof
 
@@ -106,6 +106,17 @@ def test_an_index_that_does_not_help_is_declined_with_the_reason(shop: Shop) -> 
     shop.declines("SELECT * FROM orders WHERE status = 'done'", index="orders (status)", because="2 different values")
     shop.declines("SELECT * FROM tiny WHERE name = 'n7'", index="tiny (name)", because="is small")
     shop.declines("SELECT * FROM users WHERE email = 'x'", index="users (email)", because="users_email does it already")
+
+
+def test_a_table_that_was_never_analysed_is_not_called_small(database: str) -> None:
+    with postgres.connect(database) as connection:
+        connection.execute("CREATE TABLE t (a int, b text) WITH (autovacuum_enabled = off)")
+        connection.execute("INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series(1, 20000) n")
+        with postgres.reading(connection):
+            known = facts.read(connection)
+            with proof.proving(connection, database, known) as prover:
+                advice = advise.advise(known, prover, workload.from_sql("SELECT * FROM t WHERE a = 5"))
+    assert ["t was never analysed" in item.because for item in advice.declined] == [True]
 
 
 def test_what_writing_costs_is_weighed(shop: Shop) -> None:
@@ -367,26 +378,6 @@ def test_an_index_covers_what_is_read_where_that_saves_going_to_the_table(shop: 
     shop.advises("SELECT * FROM users WHERE country = 'c7'", "users (country)")
     written = shop.advice(f"-- calls: 100\n{sql}", "-- calls: 90000\nUPDATE users SET active = true WHERE id = $1")
     assert [item.index for item in written.advised if "users" in item.index] == ["users (country)"], "updates would pay"
-
-
-def test_doctor_sees_what_is_wrong(database: str) -> None:
-    with postgres.connect(database) as connection:
-        connection.execute("CREATE TABLE bare (a int); CREATE TABLE t (id smallserial PRIMARY KEY, b int NOT NULL)")
-        connection.execute("CREATE INDEX t_b ON t (b) WHERE b IS NOT NULL; CREATE INDEX t_bad ON t (b)")
-        connection.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 't_bad'::regclass")
-        connection.execute("SELECT setval('t_id_seq', 30000)")
-        connection.execute("ALTER TABLE t REPLICA IDENTITY NOTHING")
-        with postgres.reading(connection):
-            found = list(health.check(connection, facts.read(connection), "db"))
-    codes = {finding.code for finding in found}
-    assert {"table-without-key", "index-invalid", "index-predicate", "sequence-full", "replica-identity"} <= codes
-    (full,) = [finding for finding in found if finding.code == "sequence-full"]
-    assert "92%" in full.says
-    with postgres.connect(database) as connection:
-        connection.execute("DROP TABLE bare, t")
-        with postgres.reading(connection):
-            left = {each.code for each in health.check(connection, facts.read(connection), "db")}
-    assert left <= {"setting"}, "the test server runs without fsync"
 
 
 def test_applied_it_is_used_and_nothing_is_left_to_do_and_undone_it_is_gone(database: str) -> None:

@@ -168,6 +168,10 @@ def show(advice: Advice, *, why: bool) -> None:
             output.answer(f"  serves   {cost}  {calls}: {_short(evidence.sql)}")
         if len(item.evidence) > 3:
             output.answer(f"           and {len(item.evidence) - 3} more")
+        output.answer(
+            f"  saves    {item.saved + item.writes:,.0f} in all; each new row pays {item.row_price:g},"
+            f" the workload's own writes {item.writes:,.0f}"
+        )
         if why:
             for title, because in item.alternatives:
                 output.answer(f"  not      {title}: {because}")
@@ -181,8 +185,10 @@ def show(advice: Advice, *, why: bool) -> None:
     output.show_findings(advice.findings, err=False)
     if advice.statements:
         cost = f"{advice.before:,.0f} before, {advice.after:,.0f} after"
-        output.answer(f"{advice.statements} statements, by the planner's cost: {cost}")
+        output.answer(f"{advice.statements} statements, by the planner's cost (1: a page read in order): {cost}")
     output.answer(f"proven by {advice.how}; plan {advice.plan.id}: {len(advice.plan.steps)} steps")
+    if advice.plan.steps:
+        output.answer("nothing was changed; to make them: dbscale indexes apply, with the same options")
 
 
 def _short(sql: str, most: int = 90) -> str:
@@ -202,7 +208,10 @@ def apply_command(
     plan_file: str | None, *, target: str, origins: tuple[str, ...], everywhere: bool, state_schema: str,
     dry_run: bool, yes: bool, as_json: bool, config: str | None,
 ) -> int:  # fmt: skip
-    """Carry out a plan of `indexes recommend -o`, or what it recommends now. Indexes are built concurrently."""
+    """Carry out a plan of `indexes recommend -o`, or what it recommends now. Indexes are built concurrently.
+
+    Without a plan, a run that was not finished goes on first.
+    """
     from dbscale import apply
     from dbscale.cli.progress import screen
     from dbscale.cli.runs import read_file
@@ -211,7 +220,7 @@ def apply_command(
     if plan_file:
         plan = Plan.from_json(sys.stdin.read() if plan_file == "-" else read_file(plan_file))
     else:
-        plan = look(settings, target, origins, everywhere=everywhere).plan
+        plan = _begun(settings, target, state_schema) or look(settings, target, origins, everywhere=everywhere).plan
     if dry_run or plan.blockers or not plan.steps:
         output.answer(plan.to_json() if as_json else plan.to_sql())
         return 2 if plan.blockers else 0
@@ -234,6 +243,19 @@ def apply_command(
             output.answer(f"{name}: the planner {'uses it' if read else 'does not use it for what it was made'}")
         output.answer(f"run {number}: {len(plan.steps)} steps done; to take it back: dbscale undo {number}")
     return 0 if all(used.values()) else 1
+
+
+def _begun(settings: Config, target: str, state_schema: str) -> Plan | None:
+    """The plan of the newest index run where that was not finished; what is half done would not be recommended now."""
+    with postgres.connect(places.open_target(settings, target).url, name="dbscale indexes") as connection:
+        for run in catalog.runs(connection, state_schema):
+            plan = Plan.from_json(run.plan)
+            if "evidence" in plan.options:
+                if not run.unfinished:
+                    return None
+                output.say(f"run {run.id} was not finished: it goes on, and then ask again (or: dbscale undo {run.id})")
+                return plan
+    return None
 
 
 def _used(url: str, plan: Plan) -> dict[str, bool]:

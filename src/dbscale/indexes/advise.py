@@ -46,6 +46,8 @@ class Advised:
     bytes: int
     row_price: float
     """What each new row pays, in the planner's units."""
+    writes: float
+    """What the workload's own writes pay."""
     saved: float
     """Of the workload's cost, by calls; less what its writes pay."""
     evidence: tuple[Evidence, ...]
@@ -264,8 +266,8 @@ def _advised(winner: Winner, name: str, schema_wants: Mapping[int, rules.SchemaW
     if helped:
         best = helped[0]
         because.append(
-            f"{len(helped)} of the workload's statements {'uses' if len(helped) == 1 else 'use'} it; the best falls"
-            f" from {best.before.cost:,.0f} to {best.after.cost:,.0f}"
+            f"{len(helped)} of the workload's statements {'uses' if len(helped) == 1 else 'use'} it; the cost of one"
+            f" falls from {best.before.cost:,.0f} to {best.after.cost:,.0f}"
         )
     return Advised(
         name=name,
@@ -274,7 +276,8 @@ def _advised(winner: Winner, name: str, schema_wants: Mapping[int, rules.SchemaW
         because="; ".join(because) or "no statement that was given uses it",
         sql=create_index(candidate.schema, candidate.table, candidate.index(name), concurrently=True),
         bytes=winner.bytes,
-        row_price=winner.writes,
+        row_price=winner.row_price,
+        writes=winner.writes,
         saved=winner.saved - winner.writes,
         evidence=tuple(_evidence(effect) for effect in winner.effects),
         alternatives=tuple((loser.candidate.title, loser.because) for loser in winner.losers),

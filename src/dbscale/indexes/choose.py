@@ -6,7 +6,7 @@ Costs are the planner's, times calls. An index costs what each written row pays 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 
@@ -63,6 +63,8 @@ class Winner:
     """The statements that use it, the most saved first."""
     writes: float = 0.0
     """What writing it costs over the workload."""
+    row_price: float = 0.0
+    """What each new row costs."""
     bytes: int = 0
     losers: tuple[Loser, ...] = ()
 
@@ -149,6 +151,8 @@ class Chooser:
         table = self._table(candidate)
         if index := next((index for index in table.indexes if covers(index, candidate)), None):
             return f"{index.name} does it already"
+        if table.blind:
+            return f"{table.title} was never analysed: ANALYZE {table.sql}, and ask again"
         if table.rows < LEAST_ROWS or (table.pages < LEAST_PAGES and table.kind != "p"):
             return f"{table.title} is small ({table.rows:.0f} rows, {table.pages} pages): it is read as quickly whole"
         first = table.column(candidate.columns[0])
@@ -203,13 +207,19 @@ class Chooser:
         return gain, helps
 
     def _step(self, least: float) -> bool:
-        """Choose one more, which saves `least` or takes half off a statement; False where none is worth it."""
+        """Choose one more, which saves `least` or takes half off a statement; False where none is worth it.
+
+        Included columns make an index several times as large, and help only while few rows change: they have to save
+        `least` more than the same index does without them.
+        """
         worth: list[tuple[float, Candidate]] = []
         for candidate in self.pool:
             if candidate in self.chosen:
                 continue
             gain, helps = self._gain(candidate)
             net = gain - WRITE_FACTOR * self.writes(candidate)
+            if candidate.include and gain - self._gain(replace(candidate, include=()))[0] < least:
+                continue
             if net > 0 and (helps or gain >= least) and self._fits(candidate):
                 worth.append((net, candidate))
         if not worth:
@@ -313,6 +323,7 @@ class Chooser:
                     wanted=candidate in self.forced,
                     effects=tuple(sorted(users, key=lambda effect: -effect.saved)),
                     writes=self.writes(candidate),
+                    row_price=self.row_price(candidate),
                     bytes=self.size(candidate),
                     losers=tuple(self.losers.get(candidate, ())),
                 )
@@ -353,6 +364,8 @@ class Chooser:
             return (
                 f"writing it costs {writes:.0f}, and it saves {max(gain, 0):.0f}: less than {WRITE_FACTOR} times that"
             )
+        if candidate.include:
+            return f"what it covers saves less than {LEAST_SHARE:.0%} of the workload beside the same without INCLUDE"
         if not self._fits(candidate):
             return "it does not fit the storage budget"
         return f"it takes less than {LEAST_SAVING:.0%} off any statement beside those advised"

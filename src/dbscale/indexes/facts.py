@@ -155,6 +155,11 @@ class Table:
     def sql(self) -> str:
         return quote(self.schema, self.name)
 
+    @property
+    def blind(self) -> bool:
+        """There are pages of rows, and no ANALYZE or VACUUM has counted them: the planner guesses."""
+        return self.analysed is None and not self.rows and self.bytes >= 50 * BLOCK
+
     def column(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)
 

@@ -104,7 +104,7 @@ def passed_over(
             if index.name in told or plan.cost < LEAST_COST:
                 continue
             cheap = proof.plan(statement.sql, settings={"random_page_cost": str(SSD_PAGE_COST)}) if dear else plan
-            if table.analysed is None and not table.rows:
+            if table.blind:
                 says, try_ = "the planner has no statistics of the table", f"ANALYZE {table.sql}"
             elif index.name in cheap.uses:
                 says = f"with random_page_cost = {SSD_PAGE_COST}, the price of an SSD, the planner takes it"
