@@ -464,6 +464,19 @@ def test_the_schema(
             assert _dump(other) == before
 
 
+def test_json_s_null_in_a_view(database: str, tmp_path: Path) -> None:
+    """JSON's null is a value, NULL is none; a driver that reads JSON makes them one."""
+    path = tmp_path / "null.db"
+    connection = apsw.Connection(str(path))
+    connection.execute(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, j JSON);"
+        """INSERT INTO t VALUES (1, '[1, {"b": 2.50, "a": null}]'), (2, 'null'), (3, NULL), (4, '"x"'), (5, '7');"""
+        "CREATE VIEW v AS SELECT id, j FROM t"
+    )
+    connection.close()
+    assert run(["migrate", str(path), database, "--yes"]) == 0
+
+
 def _dump(connection: postgres.Connection) -> list[tuple[Any, ...]]:
     return connection.execute(
         "SELECT relname, relkind::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"

@@ -44,6 +44,7 @@ SELECT strftime('%Y', joined) y, count(*) FROM users GROUP BY y ¦ SELECT name F
 SELECT state, count(*) AS n FROM orders GROUP BY state ORDER BY n DESC, state ¦ SELECT qty AS q FROM orders WHERE q > 1 ¦ SELECT user_id, count(*) c FROM orders GROUP BY 1 HAVING c > 1 ¦ SELECT coalesce(state, 'none') AS s, count(*) FROM orders GROUP BY coalesce(state, 'none')
 SELECT u.id FROM users u JOIN orders o USING (id) ¦ SELECT id, qty FROM users JOIN orders USING (id) ¦ SELECT * FROM (SELECT id, name FROM users) a LEFT JOIN (SELECT id, qty FROM orders) b USING (id) ¦ SELECT o.id FROM orders o CROSS JOIN users u ON u.id = o.user_id
 SELECT count(DISTINCT state), count(*) FILTER (WHERE qty > 1) FROM orders ¦ SELECT name FROM users WHERE email = 'ANN@X.ORG' ¦ SELECT name FROM users WHERE name LIKE 'a%' ¦ SELECT group_concat(DISTINCT qty) FROM orders WHERE qty = 1 ¦ SELECT u1.name FROM users u1 JOIN users u2 ON u1.email = u2.email AND u1.id <> u2.id
+SELECT u.name, o.qty, w.id FROM users u JOIN (orders o JOIN users w ON w.id = o.user_id OR o.qty = 7) ON o.user_id = u.id ¦ SELECT o.id, w.id FROM ((users u JOIN orders o ON o.user_id = u.id) LEFT JOIN users w ON w.id = o.qty) ¦ SELECT u.id, orders.id FROM users u LEFT JOIN (orders) ON orders.user_id = u.id ¦ SELECT * FROM users u JOIN (orders o, "Odd Table" k) ON o.user_id = u.id AND k."select" = o.id
 SELECT active, count(*) FROM users GROUP BY active ¦ SELECT sum(active) FROM users ¦ SELECT id FROM users WHERE NOT active ¦ SELECT id, active = 1 AS yes FROM users ¦ SELECT max(active) FROM users ¦ SELECT 1 AS one, NULL AS nought, 2.5 AS real, x'00' AS blob
 """
 
@@ -90,7 +91,7 @@ LEFT_OUT = r"""
 SELECT name, count(*) FROM users GROUP BY active ¦ SELECT name, max(id) FROM users ¦ SELECT * FROM users LIMIT 1 ¦ SELECT id, row_number() OVER (ORDER BY id) FROM users ¦ SELECT email, count(*) FROM users GROUP BY email
 SELECT DISTINCT email FROM users ¦ WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 3) SELECT * FROM c ¦ SELECT * FROM json_each('[1]') ¦ SELECT id FROM users UNION SELECT name FROM users ¦ SELECT value FROM generate_series(1, 3)
 SELECT name FROM users NATURAL JOIN orders ¦ VALUES (1) ¦ SELECT id FROM users LIMIT (SELECT 1) ¦ SELECT strftime('%W', at) FROM users ¦ SELECT round(total, 1) FROM orders ¦ SELECT id FROM users ORDER BY random() LIMIT 1 + 1
-SELECT users.id FROM users, orders WHERE name = state AND id = 1
+SELECT users.id FROM users, orders WHERE name = state AND id = 1 ¦ SELECT u.id FROM users u LEFT JOIN (orders o JOIN users w ON w.id = o.user_id) ON o.user_id = u.id
 """
 
 

@@ -9,6 +9,7 @@ functions into its own forms; here every name stays as the source has it. What i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal as OneOf
 from typing import TypeVar
 
@@ -380,10 +381,10 @@ class _Parser(Words):
         return ""
 
     def sources(self) -> tuple[Source, ...]:
-        found = [self.source("")]
+        found = self.source("")
         while (join := self.join()) is not None:
-            found.append(self.source(join))
-        return tuple(found)
+            found += self.source(join)
+        return found
 
     def join(self) -> str | None:
         """The kind of the join that follows; None when none does."""
@@ -400,11 +401,12 @@ class _Parser(Words):
                 return side
         return None
 
-    def source(self, join: str) -> Source:
+    def source(self, join: str) -> tuple[Source, ...]:
+        """What stands on the right of a join (of none: the first of FROM); several where brackets hold a join."""
         name, select = "", None
         if self.accept_operator("("):
             if self.word() not in ("SELECT", "WITH", "VALUES"):
-                raise NotUnderstood("brackets around joins are not read")
+                return self.join_in_brackets(join)
             select = self.select()
             self.expect_operator(")")
         else:
@@ -422,7 +424,31 @@ class _Parser(Words):
             on = self.expression()
         elif join and self.accept("USING"):
             using = self.names_in_brackets()
-        return Source(name, select, alias, join, on, using)
+        return (Source(name, select, alias, join, on, using),)
+
+    def join_in_brackets(self, join: str) -> tuple[Source, ...]:
+        """A join in brackets, without them: they change nothing on the left, nor among inner joins.
+
+        `a JOIN (b JOIN c ON p) ON q` becomes `a CROSS JOIN b JOIN c ON p AND q`.
+        """
+        first, *others = self.sources()
+        self.expect_operator(")")
+        if self.alias():
+            raise NotUnderstood("a name for a join in brackets is not read")
+        if not join:
+            return (first, *others)
+        inner = join in ("INNER", "CROSS") and all(
+            each.join in ("INNER", "CROSS") and not each.using for each in others
+        )
+        if (others and not inner) or self.word() == "USING":
+            raise NotUnderstood("brackets around an outer join or one with USING are not read")
+        on = self.expression() if self.accept("ON") else None
+        if not others:
+            return (replace(first, join=join, on=on),)
+        *between, last = others
+        tests = [each for each in (last.on, on) if each is not None]
+        joined = Binary("AND", tests[0], tests[1]) if len(tests) > 1 else tests[0] if tests else None
+        return (replace(first, join="CROSS"), *between, replace(last, on=joined, join="INNER" if joined else "CROSS"))
 
 
 def names_in(expression: str) -> frozenset[str]:

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 import psycopg
+from psycopg.types.json import set_json_loads
 
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader
@@ -28,6 +29,14 @@ MOST_ROWS = 100_000
 _AS_TEXT = Conversion(to="text", integers="text", reals="text")
 
 
+class _Json(str):
+    """JSON as the server spells it: read as values, JSON's null could not be told from NULL."""
+
+    @classmethod
+    def of(cls, data: str | bytes) -> _Json:
+        return cls(data if isinstance(data, str) else data.decode())
+
+
 def compare(reader: Reader, connection: Connection, schema: str, name: str, view: SourceObject) -> list[Finding]:
     """Compare the source's `view` with the target's, called `name`.
 
@@ -37,7 +46,9 @@ def compare(reader: Reader, connection: Connection, schema: str, name: str, view
     try:
         mine = list(islice(reader.rows(f"SELECT * FROM {quote(view.name)}"), MOST_ROWS + 1))
         with connection.transaction():
-            theirs = connection.execute(f"SELECT * FROM {relation} LIMIT {MOST_ROWS + 1}".encode()).fetchall()
+            cursor = connection.cursor()
+            set_json_loads(_Json.of, cursor)
+            theirs = cursor.execute(f"SELECT * FROM {relation} LIMIT {MOST_ROWS + 1}".encode()).fetchall()
     except (SourceError, psycopg.Error) as error:
         return [_note(place, f"its rows were not compared: {error}")]
     if max(len(mine), len(theirs)) > MOST_ROWS:
@@ -80,9 +91,11 @@ def _spelled(value: Any, kind: type) -> Any:
             return _moment(value)
         if issubclass(kind, uuid.UUID):
             return uuid.UUID(bytes=value) if isinstance(value, bytes) else uuid.UUID(str(value))
+        if issubclass(kind, _Json):
+            return canonical.json_spelling(str(value))
         if issubclass(kind, (str, bytes)):
             return _text(value, kind)
-        if issubclass(kind, (dict, list)):
+        if issubclass(kind, list):
             return canonical.json_spelling(value if isinstance(value, str) else json.dumps(value))
     except (ValueError, OverflowError):
         return value
