@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from dbscale import errors
 from dbscale.cli import BUG, COMMANDS, INTERRUPTED, STOPPED, USAGE, dbscale, output, run
@@ -197,3 +198,30 @@ def test_a_collation_that_is_not_there_stops_the_plan(
     assert run(["migrate", str(source), database, "--collate", "nosuch"]) == USAGE
     assert "no collation 'nosuch'" in capsys.readouterr().err
     assert run(["migrate", str(source), database, "--collate", "C"]) == 0
+
+
+def test_a_plan_does_not_go_on_with_another_plan_s_run(
+    source: Path, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The steps of the two are numbered alike, and are not the same."""
+    monkeypatch.chdir(source.parent)
+    assert run(["migrate", str(source), database, "-o", "plan.json"]) == 0
+    plan = json.loads(Path("plan.json").read_text())
+    monkeypatch.setenv("PGPASSWORD", str(conninfo_to_dict(database)["password"]))  # a plan carries no password
+    plan["steps"][-1]["sql"] = "SELECT 1 / 0"
+    Path("edited.json").write_text(json.dumps(plan))
+    assert run(["apply", "edited.json", "--yes"]) == STOPPED
+    capsys.readouterr()
+    assert run(["apply", "plan.json", "--yes"]) == USAGE
+    assert "was begun with another plan" in capsys.readouterr().err
+    assert run(["undo", "1", database, "--yes"]) == 0
+    assert run(["apply", "plan.json", "--yes"]) == 0
+
+
+def test_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(click.utils, "should_strip_ansi", lambda *_: False)  # as on a terminal
+    monkeypatch.setattr("click._compat.should_strip_ansi", lambda *_: False)
+    for setting, coloured in (("", True), ("1", False)):
+        monkeypatch.setenv("NO_COLOR", setting)
+        output.show_error(errors.ConfigError("x"))
+        assert ("\x1b[" in capsys.readouterr().err) is coloured

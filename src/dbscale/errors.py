@@ -109,8 +109,11 @@ class Unroutable(DbscaleError):
 # them, so it goes on to the last `@` of the line that belongs to no option and no other URL. Digits before a slash are
 # a port. Where that is in doubt more is taken out rather than less.
 _PORT = r"(?!\d{1,5}(?:[/?,\s]|$))"
+_OPTIONS = r"\?(?-i:[a-z]\w*)="
 _NEXT = r"\s\W{0,3}(?:postgres|libsql|http|ws|sqlite|file)[\w+]*://"
-_MIDDLE = rf"(?!\s)(?:{_PORT}(?:(?!\?\w+=|{_NEXT})[^\n])*|{_PORT}(?:(?!{_NEXT})[^\n])*|(?!\d{{1,5}}\?\w+=)[^\s/]*)(?=@)"
+_MIDDLE = (
+    rf"(?!\s)(?:{_PORT}(?:(?!{_OPTIONS}|{_NEXT})[^\n])*|{_PORT}(?:(?!{_NEXT})[^\n])*|(?!\d{{1,5}}\?\w+=)[^\s/]*)(?=@)"
+)
 _URL_PASSWORD = re.compile(rf"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:){_MIDDLE}", re.IGNORECASE)
 # A URL with a slip in its scheme: `postgres//user:secret@host`, `postgres:/user:secret@host`.
 _TYPO_PASSWORD = re.compile(

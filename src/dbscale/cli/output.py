@@ -111,10 +111,15 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def show_error(error: DbscaleError) -> None:
     """An error in its four parts: what is, where, what to do, where to read on."""
-    say(click.style("error: ", fg="red") + error.says)
+    say(_coloured("error: ", "red") + error.says)
     for label, text in (("in", error.where), ("try", error.try_), ("see", error.see)):
         if text:
             say(f"  {label:<4} {text}")
+
+
+def _coloured(text: str, colour: str) -> str:
+    """`text` in a colour, which click leaves out where no terminal is; NO_COLOR (no-color.org) leaves it out too."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour)
 
 
 def error_json(error: DbscaleError) -> dict[str, str]:
@@ -132,7 +137,7 @@ def show_findings(findings: Iterable[Finding], *, err: bool = True, most: int = 
         shown[finding.code] = shown.get(finding.code, 0) + 1
         if shown[finding.code] > most:
             continue
-        mark = click.style(f"{MARKS[finding.level]}: ", fg=COLOURS[finding.level])
+        mark = _coloured(f"{MARKS[finding.level]}: ", COLOURS[finding.level])
         write(f"{mark}{finding.where}: {finding.says} [{finding.code}]")
         if finding.try_:
             write(f"  try  {finding.try_}")

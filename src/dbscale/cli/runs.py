@@ -22,7 +22,7 @@ from dbscale.cli.progress import label, screen
 from dbscale.cli.revision import REVISION, write_revision
 from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
-from dbscale.errors import ConfigError, Finding, without_secrets
+from dbscale.errors import ConfigError, Finding, StalePlan, without_secrets
 from dbscale.migrate import plan as planning
 from dbscale.plan import Load, Plan, Sql
 from dbscale.schema import quote
@@ -207,6 +207,12 @@ def apply_command(
         if source
         else None
     )
+    if resume and resume.unfinished and resume.plan_id != plan.id:
+        raise StalePlan(
+            f"run {resume.id} is unfinished, and was begun with another plan, {resume.plan_id}: this one is {plan.id}",
+            where=plan.databases["target"],
+            try_=f"dbscale undo {resume.id} {plan.databases['target']}, then the same command; or go on with its plan",
+        )
     if resume and resume.state == "done":
         output.say(f"run {resume.id} has done this already")
         outcome = Outcome(run=resume.id)
