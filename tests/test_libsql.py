@@ -764,6 +764,8 @@ def test_a_libsql_file_reads_as_its_server_does(sqld: START) -> None:
     assert sorted(row[2] for row in rows["random"]) == ["a", "b"]
     assert [row[2] for row in rows["altered"]] == [None, "x"]
     assert "malformed-schema" in {finding.code for finding in file.notes}
+    with file.snapshot() as (reader,):
+        assert reader.damage() == ()
     with sqlite3.connect(file.path) as plain, pytest.raises(sqlite3.DatabaseError, match="malformed"):
         plain.execute("SELECT * FROM later")
 
