@@ -90,7 +90,7 @@ class SqliteReader:
         tables = {page: str(name) for page, name in self.rows("SELECT rootpage, tbl_name FROM sqlite_master")}
         # libSQL keeps the entries of a vector index in a table beside it: its own tree is empty.
         vectors = self.rows("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'")
-        empty = tuple(f" in index {name}" for (name,) in vectors)
+        empty = tuple(f" in index {name!s}" for (name,) in vectors)
         findings = []
         for (words,) in self.rows(f"PRAGMA quick_check({limit})"):
             for line in str(words).splitlines():
