@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import pytest
 from dbscale import config
 from dbscale.cli import run
 from dbscale.cli.upgrade import order
+from dbscale.drivers import embedded
 from dbscale.environment import Environment
-from fix_postgres import Postgres
+from fix_postgres import QUICK, Postgres, binaries
 
 MARKETPLACE = Path(__file__).parent.parent / "migrations" / "marketplace"
 
@@ -121,6 +122,72 @@ def test_a_replica_has_to_follow(
     assert status == 0
     assert len(answer["main"]["replicas"]) == 1
     assert Environment(MARKETPLACE).current(follower) == ("0002",)
+
+
+@pytest.fixture
+def fleet(
+    server: Postgres, new_database: Callable[..., str], server_root: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[dict[str, str]]:  # fmt: skip
+    """Two more servers, of another version, the second a replica of the first; home and one shard are on `server`."""
+    root = server_root / "fleet"
+    root.mkdir()
+    version = binaries("17" if server.version != "17" else "18")
+    other = embedded.up("other", root=root, binaries=version, settings=QUICK)
+    follower = embedded.up("other_replica", root=root, binaries=version, settings=QUICK, primary="other")
+
+    def on(made: embedded.Server, name: str) -> str:
+        return made.url.rpartition("/")[0] + f"/{name}"
+
+    execute(other.url, "CREATE DATABASE s1")
+    execute(other.url, "CREATE DATABASE s3")
+    urls = {"home": new_database(), "s1": on(other, "s1"), "s2": new_database(), "s3": on(other, "s3")}
+    replicas = {"s1": on(follower, "s1"), "s3": on(follower, "s3")}
+    lines = [
+        f'[databases.{name}]\nurl = "{url}"\n'
+        + (f'replicas = [ {{ url = "{replicas[name]}" }} ]\n' if name in replicas else "")
+        for name, url in urls.items()
+    ]
+    shards = '[shards]\nhome = "home"\nshard_1 = "s1"\nshard_2 = "s2"\nshard_3 = "s3"\n'
+    (tmp_path / "dbscale.toml").write_text("".join(lines) + shards)
+    monkeypatch.chdir(tmp_path)
+    yield {**urls, "replica of s1": replicas["s1"], "replica of s3": replicas["s3"]}
+    embedded.down("other", root=root, remove=True)
+
+
+@pytest.mark.slow
+@pytest.mark.embedded
+def test_a_fleet_of_servers_and_replicas_the_canary_first_a_failure_and_on_again(
+    fleet: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def everywhere() -> dict[str, str]:
+        return {name: ", ".join(Environment(MARKETPLACE).current(url)) for name, url in fleet.items()}
+
+    # The second of four stops between two revisions: a table of an index's name is in its way.
+    upgrade(capsys, "--to", "0001", "--only", "shard_1")
+    execute(fleet["s1"], "CREATE TABLE idx_predictions_crop_type (a int)")
+    status, answer, said = upgrade(capsys, "--canary", "shard_3")
+    assert status == 4
+    assert [(name, each["state"], each["now"]) for name, each in answer.items()] == [
+        ("s3", "done", "0002"),
+        ("s1", "failed", "0001"),
+        ("s2", "waits", ""),
+        ("home", "waits", ""),
+    ]
+    assert "s1: " in said
+    assert "2 more were not tried" in said
+    assert everywhere() == {
+        "home": "", "s1": "0001", "s2": "", "s3": "0002", "replica of s1": "0001", "replica of s3": "0002",
+    }  # fmt: skip
+    with psycopg.connect(fleet["s1"]) as connection:
+        left = connection.execute("SELECT count(*) FROM pg_index WHERE NOT indisvalid").fetchone()
+    assert left == (0,)
+
+    execute(fleet["s1"], "DROP TABLE idx_predictions_crop_type")
+    status, answer, _ = upgrade(capsys, "--canary", "shard_3")
+    assert (status, [each["state"] for each in answer.values()]) == (0, ["there", "done", "done", "done"])
+    assert [len(each["replicas"]) for each in answer.values()] == [0, 1, 0, 0]
+    assert set(everywhere().values()) == {"0002"}
 
 
 def test_wrong_names_are_said(three: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
