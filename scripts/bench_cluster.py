@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Reads after own writes under faults, and what the split costs: figures from real servers.
 
-scripts/bench_cluster.py storm --reads 100000      two replicas, one delayed, one killed and restarted at random
-scripts/bench_cluster.py overhead                  a read through the split against a direct one, paired
+scripts/bench cluster storm --reads 100000      two replicas, one delayed, one killed and restarted at random
+scripts/bench cluster overhead                  a read through the split against a direct one, paired
 """
 
 from __future__ import annotations

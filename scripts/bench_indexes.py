@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What index advice is worth, in seconds: a workload before and after, beside two simpler ways to advise.
 
-    python scripts/bench_indexes.py --source marketplace.db --rounds 5
+    scripts/bench indexes --source marketplace.db --rounds 5
 
 The database is migrated into an embedded server, once. Then, for each way: its indexes are built, every statement of
 scripts/marketplace_workload.sql runs (writing ones in a transaction that is rolled back), and the median of its times

@@ -155,6 +155,17 @@ def add_key(schema: str, table: str, key: Key) -> str:
     return f"ALTER TABLE {quote(schema, table)} ADD CONSTRAINT {quote(key.name)} {kind} ({columns_sql(key.columns)})"
 
 
+def index_of(key: Key) -> Index:
+    """The unique index that `key_of_index` makes a key of."""
+    return Index(name=key.name, terms=tuple(map(quote, key.columns)), unique=True)
+
+
+def key_of_index(schema: str, table: str, key: Key) -> str:
+    """A key made of the index of its name, in no time."""
+    kind = "PRIMARY KEY" if key.primary else "UNIQUE"
+    return f"ALTER TABLE {quote(schema, table)} ADD CONSTRAINT {quote(key.name)} {kind} USING INDEX {quote(key.name)}"
+
+
 def add_check(schema: str, table: str, check: Check) -> str:
     """Added NOT VALID: `validate_constraint` reads the rows, without a lock that stops writers."""
     return f"ALTER TABLE {quote(schema, table)} ADD CONSTRAINT {quote(check.name)} CHECK ({check.sql}) NOT VALID"

@@ -309,6 +309,10 @@ def conclude(
                 "seconds": round(outcome.seconds, 3),
                 "plan_seconds": round(outcome.plan_seconds, 3),
                 "load_seconds": round(outcome.load_seconds, 3),
+                "phases": {
+                    name: round(seconds, 3)
+                    for name, seconds in {"plan": outcome.plan_seconds, **outcome.phases}.items()
+                },
                 "tables": [
                     {
                         "table": done.step.table,

@@ -41,10 +41,19 @@ class Outcome:
     plan_seconds: float = 0.0
     load_seconds: float = 0.0
     """From the first load's start to the last one's end."""
+    phases: dict[str, float] = field(default_factory=dict)
+    """Seconds that went by for the steps of each group, in order; `schema` are those of none."""
     _loading_since: float = 0.0
+    _since: float = 0.0
 
     def take(self, event: Event) -> None:
         """Add one event."""
+        now = time.perf_counter()
+        if isinstance(event, StepDone):
+            phase = event.step.group or "schema"
+            self.phases[phase] = self.phases.get(phase, 0.0) + now - self._since
+        if isinstance(event, Started | StepDone):
+            self._since = now
         if isinstance(event, StepStarted | StepDone) and isinstance(event.step, Load):
             self._loading_since = self._loading_since or time.perf_counter()
             self.load_seconds = time.perf_counter() - self._loading_since

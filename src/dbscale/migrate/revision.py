@@ -17,7 +17,7 @@ from dbscale.schema import Schema, quote
 
 WIDTH = 88
 IRREVERSIBLE = 'raise NotImplementedError("irreversible")'
-_LEFT_OUT = ("analyze", "identities")
+_LEFT_OUT = ("vacuum", "analyze", "identities")
 """Groups of steps that are about rows, not about the schema."""
 
 

@@ -428,7 +428,7 @@ def _steps(work: _Spread, facts: Facts, schemas: Mapping[str, Schema], loads: Se
                     yield replace(step, on=work.on(step.on))
 
 
-PHASES, IDENTITIES = 9, 6
+PHASES, IDENTITIES = 10, 8
 
 
 def _moved(step: Step, on: str) -> Step:

@@ -1,12 +1,17 @@
 """The steps of a migration, in the order that is quickest and safest.
 
-Tables without constraints, rows, keys, other indexes, checks and foreign keys (NOT VALID, then validated: the lock of
-each is short), identities, views, and at last VACUUM ANALYZE.
+Tables without constraints, rows, VACUUM, indexes, keys from the unique ones, ANALYZE, checks and foreign keys (NOT
+VALID, then validated: the lock of each is short), identities, views.
+
+VACUUM comes first, while the rows are in memory and there is no index to clean: it marks the pages whose rows all see,
+which what reads them afterwards has the good of. A key is built as a unique index: CREATE INDEX lets others on the same
+table be built beside it, ADD PRIMARY KEY would not. Foreign keys are validated once ANALYZE has told what is in them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 
 from dbscale import schema as ddl
@@ -26,13 +31,18 @@ def phases(
 ) -> Iterator[list[Step]]:
     """As `create`, in phases: of several databases, those of one phase can come together. The second has the loads."""
     name = quote(schema.name)
+    loads = list(loads)
+    sizes = {load.target: max(load.bytes, load.rows) for load in loads}
+    by_size = replace(schema, tables=tuple(sorted(schema.tables, key=lambda table: -sizes.get(table.name, 0))))
     made = Sql(does=f"create schema {name}", sql=f"CREATE SCHEMA {name}", undo=f"DROP SCHEMA {name}")
     yield [*([made] if new_schema else []), *(_table(schema, table) for table in schema.tables)]
     yield list(loads)
+    yield list(_maintained(by_size, "VACUUM", "vacuum"))
+    yield list(_indexes(by_size))
     yield list(_keys(schema))
-    yield list(_indexes(schema))
+    yield list(_maintained(by_size, "ANALYZE", "analyze"))
     yield list(_added(schema))
-    yield list(_validated(schema))
+    yield list(_validated(by_size))
     yield list(identities(schema, sequences))
     yield [
         Sql(
@@ -43,7 +53,6 @@ def phases(
         )
         for view in schema.views
     ]
-    yield list(analyze(schema))
 
 
 def _table(schema: Schema, table: Table) -> Sql:
@@ -55,28 +64,29 @@ def _table(schema: Schema, table: Table) -> Sql:
     )
 
 
-def _keys(schema: Schema) -> Iterator[Sql]:
-    """Primary keys and uniques: one step a table, since each takes the whole table's lock."""
-    for table in schema.tables:
-        if table.keys:
-            yield Sql(
-                does=f"keys of {quote(table.name)}",
-                sql=";\n".join(ddl.add_key(schema.name, table.name, key) for key in table.keys),
-                undo=";\n".join(_drop(schema, table, key.name) for key in table.keys),
-                group="keys",
-                blocks="everything",
-            )
-
-
 def _indexes(schema: Schema) -> Iterator[Sql]:
+    """All indexes, those of primary keys and uniques among them: side by side, the largest table's first."""
     for table in schema.tables:
-        for index in table.indexes:
+        for index in (*(ddl.index_of(key) for key in table.keys), *table.indexes):
             yield Sql(
                 does=f"index {quote(index.name)} on {quote(table.name)}",
                 sql=ddl.create_index(schema.name, table.name, index),
                 undo=f"DROP INDEX IF EXISTS {quote(schema.name, index.name)}",
                 group="indexes",
                 blocks="writes",
+            )
+
+
+def _keys(schema: Schema) -> Iterator[Sql]:
+    """Primary keys and uniques, made of their indexes: one step a table, since each takes the whole table's lock."""
+    for table in schema.tables:
+        if table.keys:
+            yield Sql(
+                does=f"keys of {quote(table.name)}",
+                sql=";\n".join(ddl.key_of_index(schema.name, table.name, key) for key in table.keys),
+                undo=";\n".join(_drop(schema, table, key.name) for key in table.keys),
+                group="keys",
+                blocks="everything",
             )
 
 
@@ -139,12 +149,13 @@ def restart(schema: str, table: str, column: str, given: int) -> Sql:
     )
 
 
-def analyze(schema: Schema) -> Iterator[Sql]:
+def _maintained(schema: Schema, command: str, group: str) -> Iterator[Sql]:
+    """VACUUM or ANALYZE of every table."""
     for table in schema.tables:
         yield Sql(
-            does=f"vacuum and analyze {quote(table.name)}",
-            sql=f"VACUUM (ANALYZE) {quote(schema.name, table.name)}",
+            does=f"{group} {quote(table.name)}",
+            sql=f"{command} {quote(schema.name, table.name)}",
             undo="",
-            group="analyze",
+            group=group,
             alone=True,
         )
