@@ -6,6 +6,7 @@ needed. An editable install gets the extension in place.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -42,10 +43,11 @@ class CustomBuildHook(BuildHookInterface[Any]):
 
 
 def compiled(root: Path) -> Path | None:
-    """The extension of the source tree at `root`, compiled anew if older than its source; None without compiler."""
+    """The extension of the source tree at `root`, compiled anew if made from another source; None without compiler."""
     source = root / NATIVE / "dbscale_sqlite.c"
     library = source.with_suffix({"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so"))
-    if library.exists() and library.stat().st_mtime >= source.stat().st_mtime:
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:32]  # dbscale.native asks for it before it is loaded
+    if library.exists() and f"dbscale source {digest}".encode() in library.read_bytes():
         return library
     compiler = next((name for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name and found(name)), None)
     if compiler is None:
@@ -54,7 +56,7 @@ def compiled(root: Path) -> Path | None:
         # made aside and moved: a process that has the old one open keeps it
         made = Path(folder) / library.name
         flags = ["-std=c99", "-O2", "-shared", *([] if sys.platform == "win32" else ["-fPIC"])]
-        command = [*shlex.split(compiler), *flags, "-o", str(made), str(source)]
+        command = [*shlex.split(compiler), *flags, f'-DDBSCALE_SOURCE="{digest}"', "-o", str(made), str(source)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             return None

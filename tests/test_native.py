@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dbscale import native
-from dbscale.cli import run
+from dbscale.cli import doctor, run
 from dbscale.drivers import postgres
 from dbscale.drivers.sqlite import SqliteSource
 from dbscale.migrate import pgcopy, scan
@@ -437,9 +437,9 @@ def verified(target: Target, path: Path, step: Load) -> tuple[bool, int | None, 
         assert records is not None
         found = list(records.compared(reader, target.connection, Range(), '"id"'))
         values = ", ".join(records.encoder.values())
-        ((total,),) = reader.rows(f"SELECT record_total({records.encoder.codes()}, {values}) FROM t AS s")
+        ((total,),) = reader.rows(f"SELECT record_sums({records.encoder.codes()}, 1, 2, {values}) FROM t AS s")
         left = struct.unpack(">4Q", total)[2] if isinstance(total, bytes) else 0
-        return all(equal for *_, equal in found), records.same_rows(reader, target.connection, "public.t"), left
+        return all(equal for *_, equal in found), records.same_rows(reader, target.connection), left
 
 
 @pytest.mark.parametrize("to", VERIFIED, ids=list(VERIFIED))
@@ -475,7 +475,7 @@ def _left(connection: apsw.Connection, step: Load, key: int) -> bool:
     connection.load_extension(str(native.extension()), native.ENTRY)
     codes = "".join(pgcopy.code(column.conversion) for column in step.columns)
     values = ", ".join(pgcopy.BinaryEncoder(step, (3, 54, 0), 1000).values())
-    sql = f"SELECT record_total(?, {values}) FROM t AS s WHERE id = ?"
+    sql = f"SELECT record_sums(?, 1, 2, {values}) FROM t AS s WHERE id = ?"
     (data,) = connection.execute(sql, (codes, key)).fetchall()[0]
     return bool(struct.unpack(">4Q", data)[2])
 
@@ -503,6 +503,72 @@ def test_every_change_is_seen(target: Target, tmp_path: Path, to: str, value: An
         with target.connection.transaction(force_rollback=True):
             target.connection.execute(change.encode())
             assert verified(target, path, step) == (False, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("to", "values", "change"),
+    [
+        # each keeps the sum of hash_record_extended(), which is why rows are hashed by their bytes
+        ("bigint", [1, 2], "UPDATE t SET v = 3 - v"),
+        ("numeric", [1.5, -2], "UPDATE t SET v = -v"),
+        ("bigint", [0], "UPDATE t SET v = 4294967297"),
+        ("double precision", [0.0], "UPDATE t SET v = '-0'"),
+        ("jsonb", ["[1]"], "UPDATE t SET v = '[[[1]]]'"),
+        ("jsonb", ["[1.0]"], "UPDATE t SET v = '[1.00]'"),
+        ("text", ["a", "b"], "UPDATE t SET v = CASE v WHEN 'a' THEN 'b' ELSE 'a' END"),
+        ("text", [None, "b"], "UPDATE t SET v = CASE WHEN v IS NULL THEN 'b' END"),
+    ],
+)
+def test_changes_that_a_weaker_hash_does_not_see(
+    target: Target, tmp_path: Path, to: str, values: list[Any], change: str
+) -> None:
+    path = tmp_path / "x.db"
+    make(path, values)
+    step = load(ALL[to])
+    with SqliteSource(str(path)).snapshot(1) as (reader,):
+        encoder = pgcopy.encoder(step, reader, "UTF-8")
+        target.load(encoder, list(encoder.batches(reader, Range())))
+    assert verified(target, path, step) == (True, len(values), 0)
+    target.connection.execute(change.encode())
+    assert verified(target, path, step) == (False, None, 0)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    value=st.integers(0, 60).flatmap(lambda n: st.binary(min_size=n, max_size=n)),
+    seeds=st.tuples(*[st.sampled_from([0, 1, -1, 2**32, -(2**63)]) | st.integers(-(2**63), 2**63 - 1)] * 2),
+)
+def test_the_hash_is_postgresqls(target: Target, value: bytes, seeds: tuple[int, int]) -> None:
+    connection = apsw.Connection(":memory:")
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1)
+    connection.load_extension(str(native.extension()), native.ENTRY)
+    sql = "SELECT record_sums('y--yk--;', ?, ?, v) FROM (SELECT ? AS v UNION ALL SELECT NULL)"
+    ((mine,),) = connection.execute(sql, (*seeds, value)).fetchall()
+    each = "hash_record_extended(ROW(record_send(ROW(v))), %s)"
+    theirs = target.connection.execute(
+        f"SELECT sum({each}), sum({each}) FROM (VALUES (%s::bytea), (NULL)) AS t (v)".encode(), (*seeds, value)
+    ).fetchone()
+    assert theirs is not None
+    assert struct.unpack(">4Q", mine) == (*(int(each) % 2**64 for each in theirs), 0, 2)
+
+
+def test_an_extension_of_another_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = native.extension()
+    assert made is not None
+    source = tmp_path / native.SOURCE.name
+    shutil.copy(native.SOURCE, source)
+    shutil.copy(made, tmp_path / native.file_name())
+    monkeypatch.setattr(native, "SOURCE", source)
+    assert native.extension() == tmp_path / native.file_name()
+    assert not native.is_stale()
+    source.write_bytes(source.read_bytes() + b"\n/* the next version */\n")
+    assert native.extension() is None
+    assert native.is_stale()
+    make(tmp_path / "x.db", [1])
+    with SqliteSource(str(tmp_path / "x.db")).snapshot(1) as (reader,):
+        assert not reader.native
+        assert Records.of(reader, load(ALL["bigint"]), "UTF-8") is None
+    assert "compiled from another version's source" in doctor.versions()["extension"]
 
 
 def test_the_sample_migrates_to_the_same_database_in_both_forms(

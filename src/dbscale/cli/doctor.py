@@ -77,15 +77,23 @@ def versions() -> dict[str, str]:
     import apsw
     import psycopg
 
-    from dbscale import native
-
     return {
         "dbscale": __version__,
         "Python": platform.python_version(),
         "SQLite": apsw.sqlite_lib_version(),
-        "extension": "compiled" if native.extension() else "none, all is done in SQL",
+        "extension": _extension(),
         "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
     }
+
+
+def _extension() -> str:
+    from dbscale import native
+
+    if native.extension():
+        return "compiled"
+    if native.is_stale():
+        return "compiled from another version's source, so all is done in SQL; install dbscale again to compile it"
+    return "none, all is done in SQL"
 
 
 def look(settings: Config, database: Database, state_schema: str) -> tuple[str, list[Finding]]:

@@ -36,6 +36,7 @@ MOST_SHOWN = 20
 @selection
 @SHARD_MAP
 @reading
+@click.option("--all-views", is_flag=True, help="Compare the rows of views that read many rows, too.")
 @output.common
 def verify(
     source: str,
@@ -43,6 +44,7 @@ def verify(
     *,
     copy_first: bool,
     frozen: bool,
+    all_views: bool,
     jobs: int,
     state_schema: str,
     shard_map: tuple[str, ...],
@@ -70,7 +72,7 @@ def verify(
         say=(lambda _: None) if as_json else output.say,
     )
     migration = spreading.spread(migration, opened, ignore_rows=True)
-    report = check(migration, opened, spreading.urls, run=None, quiet=as_json)
+    report = check(migration, opened, spreading.urls, run=None, quiet=as_json, all_views=all_views)
     return _answer(report, json=as_json)
 
 
@@ -82,7 +84,15 @@ def _answer(report: Report, *, json: bool) -> int:
     return 0 if report.same else 1
 
 
-def check(migration: Migration, source: Source, urls: Mapping[str, str], *, run: int | None, quiet: bool) -> Report:
+def check(
+    migration: Migration,
+    source: Source,
+    urls: Mapping[str, str],
+    *,
+    run: int | None,
+    quiet: bool,
+    all_views: bool = False,
+) -> Report:
     """Compare what a migration was to bring about with what is there. Rows that `run` kept apart are not expected.
 
     Without a run, it is the newest one that was done from the same source. `urls`: the databases of the plan.
@@ -90,11 +100,11 @@ def check(migration: Migration, source: Source, urls: Mapping[str, str], *, run:
     if run is None:
         run = _newest(migration, urls["target"])
     if not migration.parts:
-        return _check_one(migration, source, urls["target"], run=run, quiet=quiet)
+        return _check_one(migration, source, urls["target"], run=run, quiet=quiet, all_views=all_views)
     began = time.perf_counter()
     report = Report()
     for name, part in migration.parts.items():
-        found = _check_one(part, source, urls[name], run=run, quiet=quiet)
+        found = _check_one(part, source, urls[name], run=run, quiet=quiet, all_views=all_views)
         if name != "target":
             for table in found.tables:
                 table.target = f"{name}: {table.target}"
@@ -126,7 +136,9 @@ def _newest(migration: Migration, url: str) -> int | None:
     )
 
 
-def _check_one(migration: Migration, source: Source, url: str, *, run: int | None, quiet: bool) -> Report:
+def _check_one(
+    migration: Migration, source: Source, url: str, *, run: int | None, quiet: bool, all_views: bool
+) -> Report:
     """Compare the part of the source that one database got with what it holds."""
     views = {}
     if migration.target:
@@ -142,6 +154,7 @@ def _check_one(migration: Migration, source: Source, url: str, *, run: int | Non
             jobs=migration.options.jobs,
             quarantined=_kept_apart(migration, url, run),
             views=views,
+            all_views=all_views,
             progress=progress,
         )
 

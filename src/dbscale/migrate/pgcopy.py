@@ -90,7 +90,7 @@ class BinaryEncoder(Encoder):
         return f"pgcopy_row({', '.join([self.codes(), *self.values()])})"
 
     def codes(self) -> str:
-        """The conversions as an SQL string, for `pgcopy` and `records`."""
+        """The conversions as an SQL string, for `pgcopy` and `record_sums`."""
         return literal("".join(code(column.conversion) for column in self.load.columns))
 
     def values(self) -> list[str]:

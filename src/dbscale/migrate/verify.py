@@ -68,6 +68,7 @@ def verify(
     jobs: int = 2,
     quarantined: Mapping[str, Collection[str]] | None = None,
     views: Mapping[str, SourceObject] | None = None,
+    all_views: bool = False,
     samples: int = SAMPLES,
     progress: Callable[[str, int], None] = lambda _table, _rows: None,
 ) -> Report:
@@ -76,7 +77,8 @@ def verify(
     `loads` say which tables went where, and by which conversions; `schema` is what the target should look like, None
     to compare rows only. `quarantined` names, by table, rows that were kept apart (`row_key.canonical_key` of
     the quarantine's row_key): they are counted, and not expected in the target. `views` are the source's, by the
-    target's name, whose rows are compared too. `progress` hears of rows that were compared, from several threads.
+    target's name, whose rows are compared too; with `all_views` also of those that read many rows. `progress` hears
+    of rows that were compared, from several threads.
 
     SourceError and Unreachable where a side cannot be read; a table that is missing is a finding.
     """
@@ -89,17 +91,17 @@ def verify(
         absent = {finding.where for finding in report.findings if finding.code.endswith("-missing")}
         present = [load for load in loads if f"{load.schema}.{load.target}" not in absent]
         tasks, reports = [], {}
+        if schema is not None:  # first, as a view cannot be divided among the sessions
+            planned = {view.name for view in schema.views}
+            tasks += [
+                _Task(f"{schema.name}.{name}", partial(_compare_view, schema.name, name, view, costly=all_views))
+                for name, view in (views or {}).items()
+                if name in planned and f"{schema.name}.{name}" not in absent
+            ]
         for load in sorted(present, key=lambda load: -load.bytes):
             check = _check(readers[0], load, (quarantined or {}).get(load.table, ()), samples)
             reports[load.table] = check.report()
             tasks += list(_row_tasks(readers[0], check, progress))
-        if schema is not None:
-            planned = {view.name for view in schema.views}
-            tasks += [
-                _Task(f"{schema.name}.{name}", partial(_compare_view, schema.name, name, view))
-                for name, view in (views or {}).items()
-                if name in planned and f"{schema.name}.{name}" not in absent
-            ]
         for result in _run(tasks, readers, connections):
             if isinstance(result, RowsReport):
                 reports[result.table].add(result, samples)
@@ -154,8 +156,10 @@ def _compare_range(
     return check.check_range(reader, connection, part, heard)
 
 
-def _compare_view(schema: str, name: str, view: SourceObject, reader: Reader, connection: Connection) -> list[Finding]:
-    return verify_views.compare(reader, connection, schema, name, view)
+def _compare_view(
+    schema: str, name: str, view: SourceObject, reader: Reader, connection: Connection, *, costly: bool
+) -> list[Finding]:
+    return verify_views.compare(reader, connection, schema, name, view, costly=costly)
 
 
 def _run(tasks: Sequence[_Task], readers: Sequence[Reader], connections: Sequence[Connection]) -> Iterator[_Result]:

@@ -1,10 +1,15 @@
-"""Rows compared by their bytes: PostgreSQL's `record_send` against the same worked out by dbscale's SQLite extension.
+"""Rows compared by hashes of their bytes: PostgreSQL hashes each row's `record_send`, and dbscale's SQLite extension
+hashes what it expects those bytes to be; both add the hashes up, and only the sums travel.
 
-What the extension writes here shares no calculation with what it loads by (dbscale_sqlite.c, `records`): dates are
-counted by another rule, decimals and jsonb are compared as the text that PostgreSQL prints. Bytes that are equal are
-equal values; where they are not, or the extension leaves a row out, the rows are compared by the lines of SQL
-(verify_rows.py), which decide. So a fault here can cost time, and no difference can be missed but one that `pgcopy`,
-`records` and PostgreSQL's own output functions all three agree on.
+What the extension writes here shares no calculation with what it loads by (dbscale_sqlite.c, `v_cell`): dates are
+counted by another rule, decimals and jsonb are compared as the text that PostgreSQL prints. Where the sums are not
+equal, or the extension leaves a row out, the rows are compared by the lines of SQL (verify_rows.py), which decide. So a
+fault here can cost time. A difference is missed only if `pgcopy`, `record_sums` and PostgreSQL's own output functions
+agree on it, or if two independent sums of 64 bits are equal by chance: once in 2^128 times.
+
+The whole row is hashed as one piece of bytes. PostgreSQL's `hash_record_extended` of the row itself would be cheaper
+and prove less: it leaves out the sign of decimals, folds 64 bits of a number to 32 and adds up the columns' hashes, so
+that two rows which exchange a value keep their sum.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import psycopg
 
@@ -24,11 +29,16 @@ from dbscale.migrate.encode import Range
 from dbscale.plan import Load, LoadColumn
 from dbscale.schema import quote
 
+SEEDS = (0x6462_7363_616C_6501, 0x2B99_2DDF_A232_49D6)
 _UNKNOWN = ("vector", "real", "real[]", "double precision[]")
-PAGES = 512
-"""Pages of the target that are read at once: 4 MB."""
-_WIDEST = 100_000
-"""With larger values, pages say little about how much a part of the target holds."""
+
+
+class Sums(NamedTuple):
+    """What stands for some rows: their number, and for each seed the sum of their hashes modulo 2^64."""
+
+    rows: int
+    first: int
+    second: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +55,9 @@ class Records:
         types = {cells.parse_type(column.conversion.to).name for column in load.columns}
         if any(column.conversion.invalid == "replace" for column in load.columns):
             return None
-        if not isinstance(encoder, pgcopy.BinaryEncoder) or load.widest > _WIDEST or types.intersection(_UNKNOWN):
+        if not isinstance(encoder, pgcopy.BinaryEncoder) or types.intersection(_UNKNOWN):
             return None
-        return cls(load, encoder)
-
-    # ── by range of the key ───────────────────────────────────────────────────────────────────────────────────────
+        return cls(load, encoder) if len(load.columns) + 3 <= reader.function_arguments else None
 
     def compared(
         self, reader: Reader, connection: Connection, part: Range, key: str
@@ -59,109 +67,95 @@ class Records:
         `key` is the target's column with the rowid, quoted.
         """
         pending: tuple[int, int, int, Future[bool]] | None = None
-        # PostgreSQL reads one batch while SQLite reads the next
+        # PostgreSQL hashes one batch while SQLite hashes the next
         with ThreadPoolExecutor(max_workers=1) as other:
-            for first, last, rows, data in self._batches(reader, part):
+            for first, last, rows, sums in self._batches(reader, part):
                 if pending:
                     yield *pending[:3], pending[3].result()
-                pending = (first, last, rows, other.submit(self._equal, connection, key, (first, last), rows, data))
+                condition = f"WHERE {key} BETWEEN {first} AND {last}"
+                pending = (first, last, rows, other.submit(self._equal, connection, condition, sums))
             if pending:
                 yield *pending[:3], pending[3].result()
 
-    def _batches(self, reader: Reader, part: Range) -> Iterator[tuple[int, int, int, bytes | None]]:
-        """First and last number, rows, and their bytes; None where the extension left one out."""
+    def same_rows(self, reader: Reader, connection: Connection) -> int | None:
+        """How many rows both sides hold, the same on both in whatever order; None where that is not so, or cannot be
+        told in this way."""
+        with ThreadPoolExecutor(max_workers=1) as other:
+            theirs = other.submit(self._target_sums, connection, "")
+            sql = f"{self._sums_sql(self.encoder.values())} FROM {quote(self.load.table)} AS s"
+            (found,) = next(reader.rows(f"{sql} WHERE {self.load.where or '1'}", SEEDS))
+            mine = _read(found)
+            return mine.rows if mine is not None and mine == theirs.result() else None
+
+    def _batches(self, reader: Reader, part: Range) -> Iterator[tuple[int, int, int, Sums | None]]:
+        """First and last number, rows, and their sums; None where the extension left one out."""
         rowid = f"s.{quote(self.load.rowid)}"
-        among = (
-            f"FROM {quote(self.load.table)} AS s WHERE {rowid} BETWEEN ? AND ?{self.encoder.only}"
-            f" ORDER BY {rowid} LIMIT ?"
-        )
         values = self.encoder.values()
         names = [f"c{place}" for place in range(len(values))]
         columns = ", ".join(f"{value} AS {name}" for value, name in zip(values, names, strict=True))
         sql = (
-            f"SELECT records({self.encoder.codes()}, {', '.join(names)}), count(*), max(k)"
-            f" FROM (SELECT {rowid} AS k, {columns} {among})"
+            f"{self._sums_sql(names)}, count(*), max(k) FROM (SELECT {rowid} AS k, {columns}"
+            f" FROM {quote(self.load.table)} AS s WHERE {rowid} BETWEEN ? AND ?{self.encoder.only}"
+            f" ORDER BY {rowid} LIMIT ?)"
         )
         first = -(2**63) if part.lower is None else part.lower
         upper = 2**63 - 1 if part.upper is None else part.upper - 1
         while first <= upper:
-            most = self.encoder.fitting(reader, among, (first, upper))
-            found, rows, last = _one(reader, sql, (first, upper, most))
-            data = found if isinstance(found, bytes) else bytes(16)
-            (left,) = struct.unpack_from(">Q", data, len(data) - 16)
+            found, rows, last = next(reader.rows(sql, (*SEEDS, first, upper, encode.MOST_ROWS)))
             end = encode.as_int(last) if rows else upper
-            yield first, end, encode.as_int(rows), None if left else data[:-16]
+            yield first, end, encode.as_int(rows), _read(found)
             first = end + 1
 
-    def _equal(self, connection: Connection, key: str, ends: tuple[int, int], rows: int, data: bytes | None) -> bool:
-        """Whether the target holds just these rows between their ends."""
-        if data is None:
-            return False
+    def _sums_sql(self, values: Sequence[str]) -> str:
+        """The source's side, up to FROM; its parameters are the seeds."""
+        return f"SELECT record_sums({self.encoder.codes()}, ?, ?, {', '.join(values)})"
+
+    def _equal(self, connection: Connection, condition: str, sums: Sums | None) -> bool:
+        """Whether the target holds just these rows under a condition."""
+        return sums is not None and self._target_sums(connection, condition) == sums
+
+    def _target_sums(self, connection: Connection, condition: str) -> Sums | None:
+        """The target's side; None where the target does not have the types for it."""
+        columns = ", ".join(map(_cell, self.load.columns))
+        first, second = (f"sum({_hash(connection)}(r,{seed}))" for seed in SEEDS)
+        row = "record_send(t)" if connection.info.server_version >= BYTEA_HASHED else "ROW(record_send(t))"
+        # OFFSET 0 has each row written once, and not once for each hash
         sql = (
-            "SELECT count(*), string_agg(record_send(t),''::bytea) FROM"
-            f" (SELECT {self._cells()} FROM {quote(self.load.schema, self.load.target)}"
-            f" WHERE {key} BETWEEN {ends[0]} AND {ends[1]} ORDER BY {key}) AS t"
+            f"SELECT count(*), {first}, {second} FROM (SELECT {row} AS r FROM"
+            f" (SELECT {columns} FROM {quote(self.load.schema, self.load.target)} {condition}) AS t OFFSET 0) AS u"
         )
-        found = _asked(connection, sql)
-        return found == (rows, data if rows else None)
-
-    def _cells(self) -> str:
-        """The target's columns, in the forms in which bytes are compared."""
-        return ", ".join(map(_cell, self.load.columns))
-
-    # ── as a multiset ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    def same_rows(self, reader: Reader, connection: Connection, target: str) -> int | None:
-        """How many rows both sides hold, the same on both; None where that is not so, or cannot be told in this way.
-
-        128 bits of each row's hash are added up, in whatever order the rows come.
-        """
-        sql = f"SELECT record_total({self.encoder.codes()}, {', '.join(self.encoder.values())}) FROM"
-        (found,) = _one(reader, f"{sql} {quote(self.load.table)} AS s WHERE {self.load.where or '1'}", ())
-        *sums, left, rows = struct.unpack(">4Q", found) if isinstance(found, bytes) else (0, 0, 0, 0)
-        size = _asked(
-            connection,
-            f"SELECT pg_relation_size(oid) / current_setting('block_size')::int FROM pg_class"
-            f" WHERE oid = '{target.replace(chr(39), chr(39) * 2)}'::regclass AND relkind = 'r'",
-        )
-        if left or size is None:
+        try:
+            with connection.transaction():
+                found = connection.execute(sql.encode()).fetchone()
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error:
             return None
-        total = [0, 0, 0]
-        for page in range(0, size[0], PAGES):
-            data = _asked(
-                connection,
-                f"SELECT string_agg(record_send(t),''::bytea) FROM (SELECT {self._cells()} FROM {target}"
-                f" WHERE ctid >= '({page},0)' AND ctid < '({page + PAGES},0)') AS t",
-            )
-            if data is None:
-                return None
-            if data[0]:
-                (counted,) = _one(reader, "SELECT record_sums(?)", (data[0],))
-                if not isinstance(counted, bytes):
-                    return None
-                total = [a + b for a, b in zip(total, struct.unpack(">3Q", counted), strict=True)]
-        equal = total[0] == rows and [part % 2**64 for part in total[1:]] == sums
-        return rows if equal else None
+        assert found is not None  # noqa: S101 - an aggregate has a row
+        rows, *sums = found
+        return Sums(rows, *(int(each or 0) % 2**64 for each in sums))
+
+
+BYTEA_HASHED = 180000
+"""The first version of PostgreSQL that has a hash of bytes; before, only a row of them has one, which is the same."""
+
+
+def _hash(connection: Connection) -> str:
+    return "hashbyteaextended" if connection.info.server_version >= BYTEA_HASHED else "hash_record_extended"
+
+
+def _read(found: Value) -> Sums | None:
+    """What `record_sums` gave: nothing for no rows; None where it left rows out."""
+    if not isinstance(found, bytes):
+        return Sums(0, 0, 0)
+    first, second, left, rows = struct.unpack(">4Q", found)
+    return None if left else Sums(rows, first, second)
 
 
 def _cell(column: LoadColumn) -> str:
+    """A target's column, in the form in which bytes are compared."""
     name = quote(column.target)
     to = cells.parse_type(column.conversion.to)
     if to.name == "numeric":
         return f"trim_scale({name})::text"
     return f"{name}::text" if to.name == "jsonb" or to.family == "text" else name
-
-
-def _one(reader: Reader, sql: str, parameters: Sequence[Value]) -> tuple[Value, ...]:
-    return next(reader.rows(sql, parameters))
-
-
-def _asked(connection: Connection, sql: str) -> tuple[Any, ...] | None:
-    """The one row of a query; None where the target does not have the types for it."""
-    try:
-        with connection.transaction():
-            return connection.execute(sql.encode(), binary=True).fetchone()
-    except psycopg.OperationalError:
-        raise
-    except psycopg.Error:
-        return None

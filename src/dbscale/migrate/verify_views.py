@@ -6,12 +6,14 @@ digits, times by their microsecond, everything else as it is.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from itertools import islice
 from typing import Any
 
 import psycopg
@@ -26,6 +28,10 @@ from dbscale.plan import Conversion
 from dbscale.schema import quote
 
 MOST_ROWS = 100_000
+MOST_HANDLED = 1_000_000
+"""Rows that the steps of a view's plan give, as PostgreSQL estimates them: the view of a large table can take longer
+than to compare all of the table, and says no more about its translation than it does where the tables are small."""
+_BATCH_BYTES = 2 << 20
 _AS_TEXT = Conversion(to="text", integers="text", reals="text")
 
 
@@ -37,45 +43,109 @@ class _Json(str):
         return cls(data if isinstance(data, str) else data.decode())
 
 
-def compare(reader: Reader, connection: Connection, schema: str, name: str, view: SourceObject) -> list[Finding]:
-    """Compare the source's `view` with the target's, called `name`.
+class _NotCompared(Exception):
+    """Why a view's rows cannot be compared."""
+
+
+def compare(
+    reader: Reader, connection: Connection, schema: str, name: str, view: SourceObject, *, costly: bool = False
+) -> list[Finding]:
+    """Compare the source's `view` with the target's, called `name`; `costly`: however many rows that reads.
 
     A finding where the rows differ, or where they could not be compared.
     """
     place, relation = f"{schema}.{name}", quote(schema, name)
     try:
-        mine = list(islice(reader.rows(f"SELECT * FROM {quote(view.name)}"), MOST_ROWS + 1))
+        handled, width = _estimates(connection, relation)
+        if not costly and handled > MOST_HANDLED:
+            says = f"its rows were not compared: it goes through some {handled} rows"
+            return [_note(place, says, "dbscale verify --all-views compares it, however long that takes")]
+        sides = _Sides(reader, connection, f"SELECT * FROM {quote(view.name)}", f"SELECT * FROM {relation}")
+        sides.at_once = max(1, min(1000, _BATCH_BYTES // max(width, 1)))
         with connection.transaction():
-            cursor = connection.cursor()
-            set_json_loads(_Json.of, cursor)
-            theirs = cursor.execute(f"SELECT * FROM {relation} LIMIT {MOST_ROWS + 1}".encode()).fetchall()
-    except (SourceError, psycopg.Error) as error:
+            says = sides.difference()
+    except (SourceError, psycopg.Error, _NotCompared) as error:
         return [_note(place, f"its rows were not compared: {error}")]
-    if max(len(mine), len(theirs)) > MOST_ROWS:
-        return [_note(place, f"its rows were not compared: there are more than {MOST_ROWS}")]
-    kinds = [
-        next((type(row[place_]) for row in theirs if row[place_] is not None), type(None))
-        for place_ in range(len(theirs[0]) if theirs else 0)
-    ]
-    vectors = [at for at, kind in enumerate(kinds) if issubclass(kind, list)]
-    if any(isinstance(row[at], bytes) for row in mine for at in vectors):
-        return [_note(place, "its rows were not compared: they hold vectors, which are compared in their table")]
-    if len(mine) == len(theirs):
-        left = Counter(tuple(_spelled(value, kind) for value, kind in zip(row, kinds, strict=False)) for row in mine)
-        left.subtract(tuple(_spelled(value, kind) for value, kind in zip(row, kinds, strict=False)) for row in theirs)
-        differing = sorted(((row, count) for row, count in left.items() if count), key=repr)
-        if not differing:
-            return []
-        only = [row for row, count in differing if count > 0][:1] + [row for row, count in differing if count < 0][:1]
-        says = f"{sum(count for _, count in differing if count > 0)} of {len(mine)} rows differ: "
-        says += " became ".join(", ".join(map(str, row)) for row in only)
-    else:
-        says = f"it has {len(theirs)} rows, and {len(mine)} in the source"
+    if not says:
+        return []
     return [Finding(code="verify-view", where=place, says=says[:400], level="behaviour", original=view.sql)]
 
 
-def _note(place: str, says: str) -> Finding:
-    return Finding(code="verify-view-not-compared", where=place, says=says, level="note")
+def _estimates(connection: Connection, relation: str) -> tuple[int, int]:
+    """The planner's estimates for a view: how many rows all steps of its plan give together, and the bytes of a row."""
+    with connection.transaction():
+        found = connection.execute(f"EXPLAIN (FORMAT json) SELECT * FROM {relation}".encode()).fetchone()
+    assert found is not None  # noqa: S101 - EXPLAIN has a row
+    steps = [found[0][0]["Plan"]]
+    for step in steps:
+        steps += step.get("Plans", [])
+    return sum(int(step["Plan Rows"]) for step in steps), int(steps[0]["Plan Width"])
+
+
+class _Sides:
+    """The rows of a view on both sides, read one by one: only a hash of each is kept."""
+
+    def __init__(self, reader: Reader, connection: Connection, mine: str, theirs: str) -> None:
+        self._reader, self._connection = reader, connection
+        self._mine, self._theirs = mine, theirs
+        self.at_once = 100
+        """Rows that the target sends at once."""
+        self._kinds: list[type] = []
+
+    def difference(self) -> str:
+        """In what the sides differ; empty if in nothing. _NotCompared where they cannot be held together."""
+        left: Counter[bytes] = Counter()
+        counts = []
+        for sign, rows in ((-1, self._target_rows()), (1, self._source_rows())):
+            count = 0
+            with closing(rows):
+                for count, row in enumerate(rows, 1):
+                    if count > MOST_ROWS:
+                        raise _NotCompared(f"there are more than {MOST_ROWS}")
+                    left[_hash(row)] += sign
+            counts.append(count)
+        theirs, mine = counts
+        if mine != theirs:
+            return f"it has {theirs} rows, and {mine} in the source"
+        if not any(left.values()):
+            return ""
+        only = []
+        for sign, rows in ((1, self._source_rows()), (-1, self._target_rows())):
+            with closing(rows):
+                only.append(next(row for row in rows if sign * left[_hash(row)] > 0))
+        says = f"{sum(count for count in left.values() if count > 0)} of {mine} rows differ: "
+        return says + " became ".join(", ".join(map(str, row)) for row in only)
+
+    def _target_rows(self) -> Generator[tuple[Any, ...], None, None]:
+        """The target's rows, spelled; they tell the kind of each column."""
+        with self._connection.cursor(name="dbscale_view") as cursor:
+            cursor.itersize = self.at_once
+            set_json_loads(_Json.of, cursor)
+            cursor.execute(f"{self._theirs} LIMIT {MOST_ROWS + 1}".encode())
+            for row in cursor:
+                self._kinds = self._kinds or [type(None)] * len(row)
+                for at, value in enumerate(row):
+                    if value is not None and self._kinds[at] is type(None):
+                        self._kinds[at] = type(value)
+                yield self._row(row)
+
+    def _source_rows(self) -> Generator[tuple[Any, ...], None, None]:
+        vectors = [at for at, kind in enumerate(self._kinds) if issubclass(kind, list)]
+        for row in self._reader.rows(self._mine):
+            if any(isinstance(row[at], bytes) for at in vectors):
+                raise _NotCompared("they hold vectors, which are compared in their table")
+            yield self._row(row)
+
+    def _row(self, row: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(_spelled(value, kind) for value, kind in zip(row, self._kinds, strict=False))
+
+
+def _hash(row: tuple[Any, ...]) -> bytes:
+    return hashlib.blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _note(place: str, says: str, try_: str = "") -> Finding:
+    return Finding(code="verify-view-not-compared", where=place, says=says, try_=try_, level="note")
 
 
 def _spelled(value: Any, kind: type) -> Any:

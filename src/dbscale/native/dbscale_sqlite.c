@@ -4,9 +4,8 @@
 **   pgcopy_row(codes, c1, ..., cn)    the same of one row; NULL where the row is left out
 **   profile(tests, c1, ..., cn)       aggregate: how many values of each column are what was expected, and their ends
 **   json_repeats(text)                whether an object in the JSON may have a key twice
-**   records(codes, c1, ..., cn)       aggregate: the rows as PostgreSQL's record_send() gives them, to be compared
-**   record_total(codes, c1, ..., cn)  aggregate: record_sums() of the same, of any number of rows
-**   record_sums(records)              how many rows there are, and 128 bits of each one's hash added up
+**   record_sums(codes, seed, seed2, c1, ..., cn)
+**                                     aggregate: PostgreSQL's hashes of the rows' record_send(), added up
 **
 ** A row with a value that has no usual form is left out, and its key is told: Python reads it again and decides
 ** (convert.py). So a test here may be too strict, but never too lax. No value is changed in silence: every cell is
@@ -20,6 +19,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifdef DBSCALE_SOURCE
+/* which text this was compiled from: the loader takes no other's (dbscale.native) */
+extern const char dbscale_source[];
+const char dbscale_source[] = "dbscale source " DBSCALE_SOURCE;
+#endif
 
 /* ---- SQLite's extension interface ------------------------------------------------------------------------------ */
 
@@ -1404,7 +1409,7 @@ static void tell_repeats(sqlite3_context *context, int count, sqlite3_value **va
     else sqlite_result_null(context);
 }
 
-/* ---- records(codes, c1, ..., cn) -------------------------------------------------------------------------------- */
+/* ---- A row as record_send() gives it --------------------------------------------------------------------------- */
 
 /* For verify: what PostgreSQL should hold, worked out a second time. Nothing here calls what pgcopy calculates with:
 ** days are counted by another rule, decimals come from the C library and stay text (PostgreSQL writes its own as text,
@@ -1962,163 +1967,104 @@ static int v_cell(Buffer *out, const Code *code, sqlite3_value *value) {
     return at && store32(store32(at, v_type(code->to)), 0xffffffff);
 }
 
+/* ---- record_sums(codes, seed, seed2, c1, ..., cn) --------------------------------------------------------------- */
+
+static uint32_t turned(uint32_t x, int by) { return x << by | x >> (32 - by); }
+
+static uint32_t little32(const u8 *p) {
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+#define STIR(a, b, c, by) (a = (a - c) ^ turned(c, by), c += b)
+#define LAST(a, b, by) (a = (a ^ b) - turned(b, by))
+
+/* Bob Jenkins' lookup3 (public domain) with 64 bits of seed and result, as PostgreSQL's hash functions use it on
+** machines that store the least byte first. */
+static uint64_t hash_of(const u8 *p, size_t n, uint64_t seed) {
+    uint32_t a, b, c;
+    u8 last[12] = {0};
+    a = b = c = 0x9e3779b9u + (uint32_t)n + 3923095u;
+    if (seed) {
+        a += (uint32_t)(seed >> 32);
+        b += (uint32_t)seed;
+        STIR(a, b, c, 4), STIR(b, c, a, 6), STIR(c, a, b, 8), STIR(a, b, c, 16), STIR(b, c, a, 19), STIR(c, a, b, 4);
+    }
+    for (; n >= 12; p += 12, n -= 12) {
+        a += little32(p);
+        b += little32(p + 4);
+        c += little32(p + 8);
+        STIR(a, b, c, 4), STIR(b, c, a, 6), STIR(c, a, b, 8), STIR(a, b, c, 16), STIR(b, c, a, 19), STIR(c, a, b, 4);
+    }
+    /* what is left: the least byte of the third word belongs to the length */
+    memcpy(last, p, n < 8 ? n : 8);
+    if (n > 8) memcpy(last + 9, p + 8, n - 8);
+    a += little32(last);
+    b += little32(last + 4);
+    c += little32(last + 8);
+    LAST(c, b, 14), LAST(a, c, 11), LAST(b, a, 25), LAST(c, b, 16), LAST(a, c, 4), LAST(b, a, 14), LAST(c, b, 24);
+    return (uint64_t)b << 32 | c;
+}
+
 typedef struct {
     Codes *codes;
-    Buffer rows;
-    uint64_t written, left, sums[2];
+    Buffer row;
+    uint64_t sums[2], left, rows;
     int failed;
-} Records;
+} Sums;
 
-static void records_step(sqlite3_context *context, int count, sqlite3_value **values) {
-    Records *records = sqlite_aggregate_context(context, (int)sizeof(Records));
-    size_t before;
+enum { FIRST = 3 }; /* the columns come after the codes and the seeds */
+
+static void sums_step(sqlite3_context *context, int count, sqlite3_value **values) {
+    Sums *sums = sqlite_aggregate_context(context, (int)sizeof(Sums));
     u8 *at;
     int i, fine = 1;
-    if (!records) {
+    if (!sums) {
         sqlite_result_error_nomem(context);
         return;
     }
-    if (records->failed) return;
-    if (!records->codes) records->codes = count < 2 ? NULL : read_codes(text_of(values[0]), count - 1);
-    if (!records->codes) {
-        records->failed = 1;
-        fail(context, "records(codes, c1, ..., cn): the codes are not of these columns");
+    if (sums->failed) return;
+    if (!sums->codes) sums->codes = count <= FIRST ? NULL : read_codes(text_of(values[0]), count - FIRST);
+    if (!sums->codes) {
+        sums->failed = 1;
+        fail(context, "record_sums(codes, seed, seed2, c1, ..., cn): the codes are not of these columns");
         return;
     }
-    before = records->rows.length;
-    at = extend(&records->rows, 4);
-    if (at) store32(at, (uint32_t)(count - 1));
-    for (i = 0; at && fine && i < count - 1; i++)
-        fine = v_cell(&records->rows, &records->codes->code[i], values[i + 1]) == WRITTEN;
-    if (records->rows.failed) {
-        records->failed = 1;
+    sums->row.length = 0;
+    at = extend(&sums->row, 4);
+    if (at) store32(at, (uint32_t)(count - FIRST));
+    for (i = FIRST; at && fine && i < count; i++)
+        fine = v_cell(&sums->row, &sums->codes->code[i - FIRST], values[i]) == WRITTEN;
+    if (sums->row.failed) {
+        sums->failed = 1;
         sqlite_result_error_nomem(context);
     } else if (fine) {
-        records->written++;
+        for (i = 0; i < 2; i++)
+            sums->sums[i] += hash_of(sums->row.bytes, sums->row.length, (uint64_t)sqlite_value_int64(values[1 + i]));
+        sums->rows++;
     } else {
-        records->rows.length = before;
-        records->left++;
+        sums->left++;
     }
 }
 
-/* The rows, how many were left out, and how many were written. */
-static void records_final(sqlite3_context *context) {
-    Records *records = sqlite_aggregate_context(context, 0);
+/* Both sums, how many rows were left out, and how many are in the sums: 64 bits each. */
+static void sums_final(sqlite3_context *context) {
+    Sums *sums = sqlite_aggregate_context(context, 0);
+    Buffer out = {NULL, 0, 0, 0};
     u8 *at;
-    if (!records) {
+    if (!sums) {
         sqlite_result_null(context);
         return;
     }
-    at = records->failed ? NULL : extend(&records->rows, 16);
+    free(sums->row.bytes);
+    free(sums->codes);
+    at = sums->failed ? NULL : extend(&out, 32);
     if (at) {
-        store64(store64(at, records->left), records->written);
-        sqlite_result_blob64(context, records->rows.bytes, records->rows.length, free);
-    } else {
-        free(records->rows.bytes);
-        if (!records->failed) sqlite_result_error_nomem(context);
-    }
-    free(records->codes);
-    memset(records, 0, sizeof *records);
-}
-
-/* ---- record_sums(records) -------------------------------------------------------------------------------------- */
-
-static uint64_t rotated(uint64_t x, int by) { return x << by | x >> (64 - by); }
-
-static uint64_t mixed(uint64_t x) {
-    x = (x ^ x >> 33) * UINT64_C(0xff51afd7ed558ccd);
-    x = (x ^ x >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
-    return x ^ x >> 33;
-}
-
-/* 128 bits of hash, built as Austin Appleby's MurmurHash3 (x64, 128 bits) is. */
-static void hash_of(const u8 *p, size_t n, uint64_t sum[2]) {
-    const uint64_t c1 = UINT64_C(0x87c37b91114253d5), c2 = UINT64_C(0x4cf5ad432745937f);
-    uint64_t h1 = UINT64_C(0x6462736361006c65), h2 = h1, k1, k2;
-    size_t left = n;
-    while (left) {
-        u8 last[16] = {0};
-        const u8 *block = p;
-        if (left < 16) {
-            memcpy(last, p, left);
-            block = last;
-        }
-        k1 = rotated(load64(block) * c1, 31) * c2;
-        k2 = rotated(load64(block + 8) * c2, 33) * c1;
-        h1 = (rotated(h1 ^ k1, 27) + h2) * 5 + 0x52dce729;
-        h2 = (rotated(h2 ^ k2, 31) + h1) * 5 + 0x38495ab5;
-        p += left < 16 ? left : 16;
-        left -= left < 16 ? left : 16;
-    }
-    h1 ^= n;
-    h2 ^= n;
-    h1 += h2;
-    h2 += h1;
-    h1 = mixed(h1);
-    h2 = mixed(h2);
-    h1 += h2;
-    h2 += h1;
-    sum[0] += h1;
-    sum[1] += h2;
-}
-
-static void total_step(sqlite3_context *context, int count, sqlite3_value **values) {
-    Records *records;
-    records_step(context, count, values);
-    records = sqlite_aggregate_context(context, (int)sizeof(Records));
-    if (!records || records->failed || !records->rows.length) return;
-    hash_of(records->rows.bytes, records->rows.length, records->sums);
-    records->rows.length = 0;
-}
-
-/* The sums, how many rows were left out, and how many were not: 64 bits each. */
-static void total_final(sqlite3_context *context) {
-    Records *records = sqlite_aggregate_context(context, 0);
-    u8 *at;
-    if (records && !records->failed) {
-        at = extend(&records->rows, 16);
-        if (at) store64(store64(at, records->sums[0]), records->sums[1]);
-    }
-    records_final(context);
-}
-
-/* Rows as record_send() writes them, one after the other: their number and the sums, 64 bits each; NULL where it is
-** something else. */
-static void record_sums(sqlite3_context *context, int count, sqlite3_value **values) {
-    const u8 *p = sqlite_value_blob(values[0]), *start;
-    size_t left = (size_t)sqlite_value_bytes(values[0]);
-    uint64_t sums[2] = {0, 0}, rows = 0;
-    Buffer out = {NULL, 0, 0, 0};
-    u8 *at;
-    (void)count;
-    while (p && left) {
-        uint64_t columns, length;
-        start = p;
-        if (left < 4) goto wrong;
-        columns = (uint64_t)p[0] << 24 | (uint64_t)p[1] << 16 | (uint64_t)p[2] << 8 | p[3];
-        for (p += 4, left -= 4; columns; columns--) {
-            if (left < 8) goto wrong;
-            length = load64(p) & UINT64_C(0xffffffff);
-            p += 8;
-            left -= 8;
-            if (length == UINT64_C(0xffffffff)) continue;
-            if (length > left) goto wrong;
-            p += length;
-            left -= (size_t)length;
-        }
-        hash_of(start, (size_t)(p - start), sums);
-        rows++;
-    }
-    at = extend(&out, 24);
-    if (at) {
-        store64(store64(store64(at, rows), sums[0]), sums[1]);
+        store64(store64(store64(store64(at, sums->sums[0]), sums->sums[1]), sums->left), sums->rows);
         sqlite_result_blob64(context, out.bytes, out.length, free);
-    } else {
+    } else if (!sums->failed) {
         sqlite_result_error_nomem(context);
     }
-    return;
-wrong:
-    sqlite_result_null(context);
+    memset(sums, 0, sizeof *sums);
 }
 
 /* ---- What SQLite calls ----------------------------------------------------------------------------------------- */
@@ -2140,10 +2086,6 @@ __declspec(dllexport)
     if (result == SQLITE_OK)
         result = sqlite_create_function(db, "json_repeats", 1, pure, NULL, tell_repeats, NULL, NULL, NULL);
     if (result == SQLITE_OK)
-        result = sqlite_create_function(db, "records", -1, plain, NULL, NULL, records_step, records_final, NULL);
-    if (result == SQLITE_OK)
-        result = sqlite_create_function(db, "record_total", -1, plain, NULL, NULL, total_step, total_final, NULL);
-    if (result == SQLITE_OK)
-        result = sqlite_create_function(db, "record_sums", 1, pure, NULL, record_sums, NULL, NULL, NULL);
+        result = sqlite_create_function(db, "record_sums", -1, plain, NULL, NULL, sums_step, sums_final, NULL);
     return result;
 }
