@@ -20,7 +20,7 @@ from dbscale.cli import run
 from dbscale.drivers import postgres
 from dbscale.drivers.sqlite import SqliteSource
 from dbscale.errors import SourceError
-from dbscale.migrate import canonical, verify_buckets
+from dbscale.migrate import canonical, verify_buckets, verify_views
 from dbscale.migrate.encode import Encoder, Range
 from dbscale.migrate.verify import Report, verify
 from dbscale.migrate.verify_rows import canonical_key
@@ -487,6 +487,22 @@ def _restore(url: str, source: Path, target: postgres.Connection) -> None:
     """The target anew, as the migration makes it."""
     target.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public; DROP SCHEMA dbscale CASCADE")
     assert run(["migrate", str(source), url, "--yes", "--no-verify"]) == 0
+
+
+def test_a_view_that_reads_many_rows_is_compared_when_asked_for(
+    migrated: Path,
+    database: str,
+    target: postgres.Connection,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target.execute("CREATE OR REPLACE VIEW grown AS SELECT id, age FROM children WHERE age >= 3")
+    monkeypatch.setattr(verify_views, "MOST_HANDLED", -1)
+    for options, status, codes in (((), 0, {"verify-view-not-compared"}), (("--all-views",), 1, {"verify-view"})):
+        capsys.readouterr()
+        assert run(["verify", str(migrated), database, "--json", *options]) == status
+        findings = json.loads(capsys.readouterr().out)["findings"]
+        assert {finding["code"] for finding in findings} == codes
 
 
 def test_the_command_names_rows_and_values(
