@@ -361,8 +361,7 @@ def _configure(server: Server, source: Server | None, binaries: Path, account: p
         "shared_buffers": f"{min(max(memory // 8, 32), 512)}MB",
         "effective_cache_size": f"{max(memory // 2, 64)}MB",
         "maintenance_work_mem": f"{min(max(memory // 32, 32), 256)}MB",
-        # dbscale builds two indexes at once; with two cores, helpers for each would only get in each other's way
-        "max_parallel_maintenance_workers": str(min(max((os.cpu_count() or 2) // 2 - 1, 0), 2)),
+        "max_parallel_maintenance_workers": str(min(max((os.cpu_count() or 2) // 2 - 1, 0), 2)),  # two at once
         "max_wal_size": "4GB",
         "checkpoint_timeout": "15min",
         "random_page_cost": "1.1",
