@@ -20,21 +20,21 @@ from click.testing import CliRunner
 
 from dbscale import apply
 from dbscale.cli.replicas import replicas
+from dbscale.cluster import bouncer
+from dbscale.cluster.analytics import plan_analytics, read_grants
 from dbscale.cluster.replicas import (
     ROLE,
     assess,
     notices,
-    plan_analytics,
     plan_embedded,
     plan_promotion,
     plan_server,
-    read_grants,
 )
 from dbscale.cluster.survey import Member, survey, wait
 from dbscale.drivers import embedded, programs, replication
 from dbscale.drivers.replication import Place, Sender, Sending, Slot, Standby, normalised
 from dbscale.plan import Command, Plan
-from fix_postgres import QUICK
+from fix_postgres import QUICK, absent
 
 pytestmark = pytest.mark.usefixtures("own_servers")
 
@@ -353,3 +353,92 @@ def test_the_plan_for_another_machine_makes_a_replica_that_streams(
     finally:
         stop = [start.argv[0], "stop", "-D", str(directory), "-m", "immediate"]
         subprocess.run(stop, check=False, capture_output=True, cwd="/", user=uid, extra_groups=[] if account else None)
+
+
+def printed(text: str) -> Iterator[tuple[str, str]]:
+    """What a plan prints, in order: SQL, commands, and files with their text."""
+    lines = iter(text.splitlines())
+    file: tuple[str, list[str]] | None = None
+    for line in lines:
+        if file and line.startswith("--   "):
+            file[1].append(line.removeprefix("--   "))
+            continue
+        if file:
+            yield f"write {file[0]}", "".join(f"{each}\n" for each in file[1])
+            file = None
+        if line.startswith("-- run: "):
+            yield "run", line.removeprefix("-- run: ")
+        elif line.startswith("-- write "):
+            file = (line.removeprefix("-- write ").rstrip(":"), [])
+        elif line and not line.startswith("--"):
+            yield "sql", line
+
+
+@pytest.mark.slow
+def test_the_printed_plan_makes_a_replica_of_a_debian_server(tmp_path: Path) -> None:
+    """Line by line, as it is printed, by the account postgres: its settings are in another place than its data."""
+    if os.geteuid() != 0 or shutil.which("pg_createcluster") is None:
+        absent("pg_createcluster is Debian's, and only root may become postgres")
+    root = Path(tempfile.mkdtemp(prefix="dbscale-test-"))
+    shutil.chown(root, "postgres")
+    root.chmod(0o755)
+    port, second = (bouncer._free_port() for _ in range(2))
+    # Where Debian's clusters are known is kept apart from this machine's own.
+    known = {"PG_CLUSTER_CONF_ROOT": f"{root}/etc/postgresql", "PGPORT": str(second), "PGPASSFILE": f"{root}/.pgpass"}
+
+    def run(command: str, given: str = "", **also: str) -> str:
+        done = subprocess.run(
+            ["runuser", "-u", "postgres", "--", "sh", "-c", command],
+            input=given,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            env={"PATH": os.environ["PATH"], **known, **also},
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        return done.stdout
+
+    def sql(statement: str) -> str:
+        return run(f"psql -X -h {root} -p {port} -d postgres -v ON_ERROR_STOP=1 -At", statement)
+
+    run(f"mkdir -p {root}/etc/postgresql")
+    run(f"pg_createcluster 15 shop -d {root}/main -s {root} -l {root}/main.log -p {port} --start-conf=manual")
+    run("pg_ctlcluster 15 shop start")
+    try:
+        sql("ALTER ROLE postgres PASSWORD 'p'; CREATE TABLE items AS SELECT generate_series(1, 1000) AS n;")
+        url = f"postgresql://postgres:p@127.0.0.1:{port}/postgres"
+        file = tmp_path / "dbscale.toml"
+        file.write_text(f'[databases.shop]\nurl = "{url}"\n')
+        shown = call("add", "--config", str(file), "--name", "beside", "--data", f"{root}/beside")
+        assert shown.return_value == 0
+        steps = list(printed(shown.stdout))
+        assert [kind.partition(" ")[0] for kind, _ in steps] == ["sql", "sql", "run", "write", "run", "run"]
+        # What the plan and its findings ask of a person.
+        line = f"host replication {ROLE} 127.0.0.1/32 scram-sha-256"
+        assert line.replace("127.0.0.1", "REPLICA_ADDRESS") in shown.stderr
+        run(f"echo '{line}' >> {root}/etc/postgresql/15/shop/pg_hba.conf")
+        run(f"echo '*:*:*:{ROLE}:secret' > {root}/.pgpass && chmod 600 {root}/.pgpass")
+        sql("SELECT pg_reload_conf()")
+        for kind, text in steps:
+            if kind == "sql":
+                sql(text)
+                if "CREATE ROLE" in text:
+                    sql(f"ALTER ROLE {ROLE} PASSWORD 'secret'")
+            elif kind == "run":
+                run(text)
+            else:
+                run(f"cat > {kind.partition(' ')[2]}", text)
+        try:
+            there = f"postgresql://postgres:p@127.0.0.1:{second}/postgres"
+            file.write_text(f'[databases.shop]\nurl = "{url}"\nreplicas = [ {{ url = "{there}" }} ]\n')
+            assert call("wait", "--config", str(file), "--max-lag", "1", "--timeout", "20").return_value == 0
+            seen = json.loads(call("show", "--config", str(file), "--json").stdout)["databases"][0]["replicas"][0]
+            assert (seen["state"], seen["slot"], seen["wal_status"]) == ("streaming", "beside", "reserved")
+            with psycopg.connect(there) as connection:
+                assert connection.execute("SELECT count(*) FROM items").fetchone() == (1000,)
+        finally:
+            run(f"/usr/lib/postgresql/15/bin/pg_ctl stop -D {root}/beside -m immediate")
+    finally:
+        run("pg_ctlcluster 15 shop stop -m immediate")
+        shutil.rmtree(root)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shlex
 import types
 import typing
 from collections.abc import Collection
@@ -202,14 +203,16 @@ class Plan:
             raise ConfigError(f"this is not a plan: {error}", try_="dbscale migrate … -o plan.json") from error
 
     def to_sql(self) -> str:
-        """The plan as a script that a person can read; loads and commands are comments in it."""
+        """The plan as a script that a person can read; loads, files and commands (for a shell) are comments in it."""
         lines = [f"-- {self.title}", f"-- plan {self.id}"]
         for step in self.steps:
             lines += ["", f"-- {step.does}" + ("" if step.undo is not None else " (irreversible)")]
             if isinstance(step, Sql):
                 lines.append(step.sql.rstrip(";") + ";")
             elif isinstance(step, Command):
-                lines.append("-- run: " + " ".join(step.argv))
+                lines.append("-- run: " + shlex.join(step.argv))
+            elif isinstance(step, File):
+                lines += [f"-- write {step.path}:", *(f"--   {line}" for line in step.text.splitlines())]
         return "\n".join(lines) + "\n"
 
 

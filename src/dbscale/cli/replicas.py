@@ -224,7 +224,7 @@ def _server(reference: str, url: str, name: str, data: str, binaries: str) -> Pl
 def _analytics(reference: str, url: str, role: str) -> Plan:
     from dbscale.catalog import DEFAULT_SCHEMA
     from dbscale.cluster import survey
-    from dbscale.cluster.replicas import plan_analytics, read_grants
+    from dbscale.cluster.analytics import plan_analytics, read_grants
 
     with survey.connected(url) as connection:
         grants = read_grants(connection, role, DEFAULT_SCHEMA)

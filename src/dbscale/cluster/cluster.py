@@ -484,7 +484,6 @@ def _rows(connection: Any, sql: str, parameters: Any, *, alchemy: bool) -> list[
 
 
 ANALYTICS = Want(analytics=True)
-
 _open: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
 

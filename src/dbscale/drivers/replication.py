@@ -166,6 +166,7 @@ _SETTINGS = (
     "data_checksums",
     "synchronous_standby_names",
     "port",
+    "config_file",
 )
 
 
