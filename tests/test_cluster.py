@@ -658,8 +658,8 @@ def test_no_stale_and_no_failed_read_in_a_storm() -> None:
     spec.loader.exec_module(bench)
     blind = bench.storm(reads=2000, kill=False, tokens=False)
     assert blind.stale > 0, "the storm is too mild to prove anything"
-    figures = bench.storm(reads=20_000)
+    figures = bench.storm(reads=15_000)
     assert figures.errors == []
-    assert (figures.stale, figures.failed_reads, figures.reads) == (0, 0, 20_000)
+    assert (figures.stale, figures.failed_reads, figures.reads) == (0, 0, 15_000)
     assert figures.kills > 0
-    assert figures.on_replicas > 0
+    assert figures.while_online > 0.6, "the replica that is there and has replayed serves most reads"

@@ -372,6 +372,10 @@ def test_metrics_are_served_and_read_back(toml: Path, database: str) -> None:
                 thread.join()
         finally:
             serving.shutdown()
+    selects = next(each for each in json.loads(shown.stdout)["statements"] if each["kind"] == "select")
+    assert (selects["node"], selects["role"], selects["over_500_ms"]) == ("shop", "primary", 0)
+    assert selects["count"] > 0
+    assert 10 <= selects["p95_ms"] <= 500
     (pools,) = json.loads(shown.stdout)["pools"]
     assert (pools["node"], pools["pool"], pools["max"]) == ("shop", "sync", 5)
     busy = {term["name"]: term["value"] for term in json.loads(sized.stdout)["terms"]}["busy"]

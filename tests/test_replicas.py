@@ -18,10 +18,11 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from dbscale import apply
+from dbscale import apply, cli
 from dbscale.cli.replicas import replicas
 from dbscale.cluster import bouncer
 from dbscale.cluster.analytics import plan_analytics, read_grants
+from dbscale.cluster.groups import TwoPrimaries
 from dbscale.cluster.replicas import (
     ROLE,
     assess,
@@ -30,6 +31,7 @@ from dbscale.cluster.replicas import (
     plan_promotion,
     plan_server,
 )
+from dbscale.cluster.session import FromReplica
 from dbscale.cluster.survey import Member, survey, wait
 from dbscale.drivers import embedded, programs, replication
 from dbscale.drivers.replication import Place, Sender, Sending, Slot, Standby, normalised
@@ -227,8 +229,18 @@ def test_a_disconnected_replica_is_shown_behind_and_not_waited_for(place: Path) 
     primary = embedded.up("shop")
     replica = embedded.up("shop_replica_1", primary="shop", settings=QUICK)
     members = (Member(name="r1", url=replica.url),)
+    with psycopg.connect(primary.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE seen (n int)")
+    time.sleep(1)  # flushed
     assert wait(primary.url, members, max_lag=1, timeout=20)["r1"] <= 1
+    time.sleep(2.5)  # the primary is idle, so the last commit that the replica has replayed grows old
+    (idle,) = survey(primary.url, members).statuses
+    assert (idle.state, idle.lag_bytes) == ("streaming", 0)
+    assert idle.lag_seconds is not None
+    assert idle.lag_seconds < 2
     with psycopg.connect(replica.url, autocommit=True) as connection:
+        lie = connection.execute("SELECT now() - pg_last_xact_replay_timestamp() > interval '2 s'").fetchone()
+        assert lie == (True,)
         connection.execute("ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.1 port=1'")
         connection.execute("SELECT pg_reload_conf()")
     with psycopg.connect(primary.url, autocommit=True) as connection:
@@ -236,8 +248,14 @@ def test_a_disconnected_replica_is_shown_behind_and_not_waited_for(place: Path) 
         time.sleep(0.5)
         connection.execute("CREATE TABLE unseen AS SELECT generate_series(1, 10000)")
         time.sleep(1)  # its commit, an asynchronous one, is flushed
-    (status,) = survey(primary.url, members).statuses
+    seen = survey(primary.url, members)
+    (status,) = seen.statuses
     assert status.state == "disconnected"
+    assert status.slot == "shop_replica_1"
+    assert status.retained is not None
+    assert status.retained > 100_000  # the primary keeps what it has not had
+    assert seen.sending is not None
+    assert "slot-inactive" in {found.code for found in notices(seen.statuses, seen.sending, seen.standbys)}
     assert status.lag_bytes is not None
     assert status.lag_bytes > 100_000
     assert status.lag_seconds is None
@@ -245,6 +263,19 @@ def test_a_disconnected_replica_is_shown_behind_and_not_waited_for(place: Path) 
         lie = connection.execute("SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()").fetchone()
     assert lie == (True,)
     assert wait(primary.url, members, max_lag=0.5, timeout=1.5)["r1"] > 0.5
+
+
+def test_a_command_that_would_write_to_a_standby_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    embedded.up("shop")
+    replica = embedded.up("shop_replica_1", primary="shop", settings=QUICK)
+    assert cli.run(["replicas", "add", replica.url, "--analytics", "bi", "--yes"]) == 3
+    said = capsys.readouterr().err
+    assert "read-only transaction" in said
+    assert "docs/errors.md#read-only" in said
+
+
+def test_what_applications_raise_has_an_exit_code_too() -> None:
+    assert [cli._drawn(kind("x"))[1] for kind in (FromReplica, TwoPrimaries)] == [cli.STOPPED, cli.DATABASE]
 
 
 def test_servers_that_do_not_answer_are_told(place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
@@ -15,9 +16,12 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
 import dbscale
 from dbscale import config
+from dbscale.cli.replicas import replicas
+from dbscale.cluster import bouncer, scrape
 from dbscale.cluster.choose import View, after_failure
 from dbscale.drivers import embedded
 from fix_postgres import QUICK, binaries
@@ -158,6 +162,41 @@ def test_reads_are_spread_by_weight(pair: Servers) -> None:
     # 300 of 400 are expected; five standard deviations are 43.
     assert 257 <= seen["shop.replica1"] <= 343
     assert seen["shop.replica1"] + seen["shop.replica2"] == 400
+
+
+def test_replicas_show_tells_where_reads_went(pair: Servers, tmp_path: Path) -> None:
+    """And the endpoint has each measure, a bucket edge at 500 ms among them."""
+    pytest.importorskip("prometheus_client")
+    primary, replica = pair
+    file = tmp_path / "dbscale.toml"
+    file.write_text(f'[databases.shop]\nurl = "{primary.url}"\nreplicas = [ {{ url = "{replica.url}" }} ]\n')
+    port = bouncer._free_port()
+    url = f"http://127.0.0.1:{port}/metrics"
+    with dbscale.open(file) as cluster, cluster.scope():
+        serving = cluster.serve_metrics(port)
+        try:
+            for _ in range(3):
+                with cluster.read(after="") as connection:
+                    name_of(connection, 1)
+            with cluster.write() as connection:
+                rename(connection, 4, "measured")
+            done = CliRunner().invoke(replicas, ["show", "--config", str(file), "--metrics", url, "--json"])
+            samples = {
+                (sample.name, sample.labels.get("le"), sample.labels.get("node"))
+                for family in scrape.families(url)
+                for sample in family.samples
+            }
+        finally:
+            serving.shutdown()
+    routes = {(r["node"], r["reason"]): r["count"] for r in json.loads(done.stdout)["routes"]}
+    assert routes == {("shop.replica1", "replica"): 3, ("shop", "write"): 1}
+    for name in ("pool_connections", "pool_max", "pool_pending_requests", "pool_timeouts", "route_total"):
+        assert (f"dbscale_{name}", None, "shop") in samples or (f"dbscale_{name}_total", None, "shop") in samples
+    for name in ("replica_lag_seconds", "replica_lag_bytes", "replica_state"):
+        assert (f"dbscale_{name}", None, "shop.replica1") in samples
+    for name in ("pool_wait_seconds", "pool_use_seconds", "query_seconds"):
+        for node in ("shop", "shop.replica1"):
+            assert (f"dbscale_{name}_bucket", "0.5", node) in samples
 
 
 def test_another_region_serves_while_the_own_is_gone(pair: Servers, proxy: Callable[[str], Proxy]) -> None:

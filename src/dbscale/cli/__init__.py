@@ -158,9 +158,10 @@ def _path(error: click.ClickException) -> str:
 
 
 def _of_driver(error: Exception) -> errors.DbscaleError | None:
-    """A connection that was lost in the middle of reading, in dbscale's words; None for anything else."""
+    """A lost connection, or a server that takes no writes, in dbscale's words; None for anything else."""
     from psycopg import OperationalError
+    from psycopg.errors import ReadOnlySqlTransaction
 
     from dbscale.drivers.postgres import translated
 
-    return translated(error) if isinstance(error, OperationalError) else None
+    return translated(error) if isinstance(error, (OperationalError, ReadOnlySqlTransaction)) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 
 from dbscale import config as configuration
 from dbscale.cli import output
-from dbscale.errors import ConfigError, DbscaleError, Finding, Missing, Unreachable
+from dbscale.errors import ConfigError, DbscaleError, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,8 +54,8 @@ def _fleet(command: Any) -> Any:
 @click.option("--metrics", multiple=True, metavar="URL", help="An application's metrics endpoint (again for more).")
 @output.common
 def show(database: str | None, metrics: tuple[str, ...], as_json: bool, config: str | None) -> int:
-    """Show who uses connections now, on every node; with --metrics also what waits inside the applications."""
-    from dbscale.cluster import check
+    """Show who uses connections now, on every node; with --metrics also what applications wait for."""
+    from dbscale.cluster import check, scrape
 
     nodes: list[dict[str, Any]] = []
     for name, url in _nodes(configuration.load(config), database):
@@ -76,15 +75,16 @@ def show(database: str | None, metrics: tuple[str, ...], as_json: bool, config: 
                 "activity": [asdict(entry) for entry in activity],
             }
         )
-    pools = [entry for url in metrics for entry in _scraped(url)]
+    pools = [entry for url in metrics for entry in scrape.pools(url)]
+    statements = [entry for url in metrics for entry in scrape.statements(url)]
     if as_json:
-        output.answer_json({"nodes": nodes, "pools": pools})
+        output.answer_json({"nodes": nodes, "pools": pools, "statements": statements})
     else:
-        _draw_use(nodes, pools)
+        _draw_use(nodes, pools, statements)
     return 1 if any("error" in node for node in nodes) else 0
 
 
-def _draw_use(nodes: list[dict[str, Any]], pools: list[dict[str, Any]]) -> None:
+def _draw_use(nodes: list[dict[str, Any]], pools: list[dict[str, Any]], statements: list[dict[str, Any]]) -> None:
     rows: list[tuple[object, ...]] = []
     for node in nodes:
         if "error" in node:
@@ -105,6 +105,10 @@ def _draw_use(nodes: list[dict[str, Any]], pools: list[dict[str, Any]]) -> None:
         ]
         titles = ("node", "pool", "used", "idle", "max", "waiting", "timed out", "wait p99, ms")
         output.answer(output.table(titles, shown, right=(2, 3, 4, 5, 6, 7)))
+    if statements:
+        output.answer("")
+        columns = ("node", "role", "statement", "count", "p95, ms", "over 500 ms")
+        output.answer(output.table(columns, [tuple(each.values()) for each in statements], right=(3, 4, 5)))
 
 
 @pool.command()
@@ -139,10 +143,10 @@ def size(
     config: str | None,
 ) -> int:
     """Work out how large each process's pool should be, and what binds it. Exit 1 where the load does not fit."""
-    from dbscale.cluster import check, sizing
+    from dbscale.cluster import check, scrape, sizing
 
     if metrics:
-        rate, hold = _measured(metrics, seconds)
+        rate, hold = scrape.workload(metrics, seconds)
         output.say(f"measured: {rate:.1f} checkouts a second, held {hold:.2f} ms")
     if not rate or not hold:
         raise ConfigError("the workload is not known", try_="--rate 200 --hold 15, or --metrics http://…/metrics")
@@ -390,73 +394,3 @@ def _connected(url: str) -> Iterator[Connection]:
 
     with connected(url) as connection:
         yield connection
-
-
-def _families(url: str) -> Any:
-    """The metrics at an application's endpoint."""
-    import urllib.request
-
-    try:
-        from prometheus_client.parser import text_string_to_metric_families
-    except ImportError as error:
-        raise Missing("prometheus-client is not installed", try_='pip install "dbscale[metrics]"') from error
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"{url!r} is no URL of a metrics endpoint", try_="http://app:9464/metrics")
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - http and https alone, see above
-            text = answer.read().decode()
-    except OSError as error:
-        raise Unreachable(str(error), where=url, try_="is the endpoint served (Cluster.serve_metrics)?") from error
-    return list(text_string_to_metric_families(text))
-
-
-def _scraped(url: str) -> list[dict[str, Any]]:
-    """The pools at an endpoint."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    buckets: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    places = {
-        "dbscale_pool_max": "max",
-        "dbscale_pool_pending_requests": "waiting",
-        "dbscale_pool_timeouts_total": "timeouts",
-    }
-    for family in _families(url):
-        for sample in family.samples:
-            key = (sample.labels.get("node", ""), sample.labels.get("pool", ""))
-            if sample.name == "dbscale_pool_connections":
-                _entry(found, key)[sample.labels["state"]] = int(sample.value)
-            elif sample.name in places:
-                _entry(found, key)[places[sample.name]] = int(sample.value)
-            elif sample.name == "dbscale_pool_wait_seconds_bucket":
-                buckets.setdefault(key, []).append((float(sample.labels["le"]), sample.value))
-    for key, counts in buckets.items():
-        total = counts[-1][1]
-        edge = next((le for le, count in counts if count >= 0.99 * total), 0.0)
-        _entry(found, key)["wait_p99_ms"] = edge * 1000 if total else 0
-    return list(found.values())
-
-
-def _entry(found: dict[tuple[str, str], dict[str, Any]], key: tuple[str, str]) -> dict[str, Any]:
-    empty = {"used": 0, "idle": 0, "max": 0, "waiting": 0, "timeouts": 0, "wait_p99_ms": 0}
-    return found.setdefault(key, {"node": key[0], "pool": key[1], **empty})
-
-
-def _measured(urls: tuple[str, ...], seconds: float) -> tuple[float, float]:
-    """Checkouts a second and how long they are held, in ms: from two looks at the endpoints."""
-
-    def look() -> tuple[float, float]:
-        count = total = 0.0
-        for url in urls:
-            for family in _families(url):
-                for sample in family.samples:
-                    count += sample.value if sample.name == "dbscale_pool_use_seconds_count" else 0
-                    total += sample.value if sample.name == "dbscale_pool_use_seconds_sum" else 0
-        return count, total
-
-    start = time.monotonic()
-    before = look()
-    time.sleep(seconds)
-    after = look()
-    passed, count = time.monotonic() - start, after[0] - before[0]
-    if count <= 0:
-        raise ConfigError(f"nothing was done in {seconds:g} s at {', '.join(urls)}", try_="measure under load")
-    return count / passed, (after[1] - before[1]) / count * 1000

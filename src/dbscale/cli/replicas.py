@@ -28,20 +28,23 @@ def replicas() -> None:
 
 @replicas.command()
 @click.argument("database", required=False)
+@click.option("--metrics", multiple=True, metavar="URL", help="An application's metrics endpoint (again for more).")
 @output.common
-def show(database: str | None, as_json: bool, config: str | None) -> int:
+def show(database: str | None, metrics: tuple[str, ...], as_json: bool, config: str | None) -> int:
     """Show state, timeline, lag and slot of every replica. Exit 1 where one is not streaming.
 
     A lag in seconds is proven by positions, so it is right on an idle primary and for a replica that has lost its
-    connection; `≤` marks a bound, by the time of the last commit that was replayed.
+    connection; `≤` marks a bound, by the time of the last commit that was replayed. With --metrics also where
+    applications sent their reads and writes, and why.
     """
-    from dbscale.cluster import survey
+    from dbscale.cluster import scrape, survey
     from dbscale.cluster.replicas import notices
 
     settings = configuration.load(config)
     found: list[tuple[str, Survey]] = []
     for name, url, members in _databases(settings, database):
         found.append((name, survey.survey(url, members)))
+    routes = [route for url in metrics for route in scrape.routes(url)]
     findings: list[Finding] = []
     for _, result in found:
         if result.sending is not None:
@@ -58,6 +61,7 @@ def show(database: str | None, as_json: bool, config: str | None) -> int:
                     }
                     for name, result in found
                 ],
+                "routes": routes,
                 "findings": output.findings_json(findings),
             }
         )
@@ -69,6 +73,9 @@ def show(database: str | None, as_json: bool, config: str | None) -> int:
                 right=(3, 5, 6, 8),
             )
         )
+        if routes:
+            rows = [(route["shard"], route["node"], route["reason"], route["count"]) for route in routes]
+            output.answer("\n" + output.table(("shard", "node", "why", "times"), rows, right=(3,)))
         output.show_findings(findings)
     good = all(
         result.primary is not None and all(status.state == "streaming" for status in result.statuses)

@@ -98,6 +98,9 @@ def translated(error: psycopg.Error, url: str = "", *, where: str = "") -> Dbsca
         return Missing(says, where=place, try_="grant the privilege, or use a role that has it")
     if isinstance(error, (errors.InvalidPassword, errors.InvalidAuthorizationSpecification)) or "password" in says:
         return Unreachable(says, where=place, try_="check user and password; PGPASSWORD and ~/.pgpass are read")
+    if isinstance(error, errors.ReadOnlySqlTransaction):
+        remedy = "name the primary's URL: dbscale replicas show tells which server that is"
+        return Unreachable(says, where=place, try_=remedy, see="docs/errors.md#read-only")
     if isinstance(error, errors.InvalidCatalogName):
         return Unreachable(says, where=place, try_="createdb, or name another database in the URL")
     if isinstance(error, errors.DiskFull):
