@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,3 +334,28 @@ def test_help_of_every_command() -> None:
         result = CliRunner().invoke(dbscale, [name, "--help"])
         assert result.exit_code == 0, result.output
         assert "Usage: " in result.output
+
+
+@pytest.mark.parametrize("pure", ["", "1"], ids=["binary", "sql"])
+def test_a_large_value_is_not_held_many_times(tmp_path: Path, database: str, pure: str) -> None:
+    """The client's memory grows by less than four times the largest value, in both forms, verify included."""
+    sizes = (1, 40_000_000)
+    peaks = []
+    for size in sizes:
+        with sqlite3.connect(tmp_path / f"{size}.db") as connection:
+            connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a BLOB)")
+            connection.execute("INSERT INTO t VALUES (1, ?)", [os.urandom(size)])
+        code = (
+            "import resource, sys; from dbscale.cli import run; status = run(sys.argv[1:]);"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024); sys.exit(status)"
+        )
+        arguments = ["migrate", str(tmp_path / f"{size}.db"), database, "--schema", f"s{size}"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env={**os.environ, "DBSCALE_PURE_SQL": pure},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] - peaks[0] < 4 * sizes[1]

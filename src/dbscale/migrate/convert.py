@@ -121,6 +121,11 @@ def _real(value: float, conversion: Conversion, to: Type) -> str:
     raise Refusal(f"the number {value!r} is no {conversion.to}")
 
 
+def is_plain_bytes(conversion: Conversion) -> bool:
+    """Whether blobs are written as they are, in hexadecimal digits: `convert` need not be asked."""
+    return conversion.blobs == "keep" and cells.parse_type(conversion.to).family == "bytea"
+
+
 def real_text(value: float) -> str:
     """A float as SQLite spells it, with the shortest digits that read back the same: `100.0`, `1.0e+22`, `Inf`."""
     if math.isinf(value):
