@@ -225,3 +225,18 @@ def test_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch, capsys:
         monkeypatch.setenv("NO_COLOR", setting)
         output.show_error(errors.ConfigError("x"))
         assert ("\x1b[" in capsys.readouterr().err) is coloured
+
+
+def test_one_database_is_meant_where_none_is_named(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside shards it is their home, and the other shards are no replicas of it."""
+    entries = "".join(f'[databases.{name}]\nurl = "{database}"\n' for name in ("first", "main"))
+    (tmp_path / "dbscale.toml").write_text(f'{entries}[shards]\ns1 = "first"\nhome = "main"\n')
+    monkeypatch.chdir(tmp_path)
+    run(["pool", "check", "--json"])
+    assert json.loads(capsys.readouterr().out)["database"] == "main"
+    assert run(["pool", "show", "--json"]) == 0
+    assert [node["node"] for node in json.loads(capsys.readouterr().out)["nodes"]] == ["first", "main"]
+    assert run(["replicas", "wait"]) == USAGE
+    assert "no database has any replicas" in capsys.readouterr().err

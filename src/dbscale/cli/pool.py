@@ -153,7 +153,7 @@ def size(
     if max_connections:
         server = sizing.Server(max_connections=max_connections, cores=cores, other=other)
     else:
-        _, url = _nodes(configuration.load(config), database)[0]
+        _, url = _one(configuration.load(config), database)[0]
         with _connected(url) as connection:
             server = replace(check.read_server(connection, cores=cores), other=other)
     load = sizing.Workload(
@@ -215,7 +215,7 @@ def check(
     from dbscale.cluster import check as rules
 
     settings = configuration.load(config)
-    nodes = _nodes(settings, database)
+    nodes = _one(settings, database)
     name, url = nodes[0]
     with _connected(url) as connection:
         row = connection.execute("SELECT pg_backend_pid()").fetchone()
@@ -286,7 +286,7 @@ def pgbouncer(
     from dbscale.cluster import pgbouncer as files
 
     settings = configuration.load(config)
-    name, url = _nodes(settings, database)[0]
+    name, url = _one(settings, database)[0]
     with _connected(url) as connection:
         parts = connection.info
         wanted = _wanted(settings, name, url, connection=connection, out=out, listen=listen)
@@ -373,6 +373,11 @@ def alerts(as_json: bool, config: str | None) -> None:  # noqa: ARG001 - no comm
 
 
 # Where the numbers come from.
+
+
+def _one(settings: Config, database: str | None) -> list[tuple[str, str]]:
+    """Name and URL of one database's servers, the primary first: of the home of the shards unless one is named."""
+    return _nodes(settings, database or settings.shards.get("home"))
 
 
 def _nodes(settings: Config, database: str | None) -> list[tuple[str, str]]:

@@ -124,9 +124,15 @@ def wait(database: str | None, max_lag: float, timeout: float, as_json: bool, co
     from dbscale.cluster import survey
 
     lags: dict[str, float] = {}
-    for name, url, members in _databases(configuration.load(config), database):
-        if not members:
-            raise ConfigError(f"{name} has no replicas", where=f"databases.{name}", try_="dbscale replicas add")
+    settings = configuration.load(config)
+    found = [each for each in _databases(settings, database) if each[2]]
+    if not found:
+        raise ConfigError(
+            f"{database or 'no database'} has {'no' if database else 'any'} replicas",
+            where=settings.path,
+            try_="dbscale replicas add",
+        )
+    for _, url, members in found:
         lags |= survey.wait(url, members, max_lag=max_lag, timeout=timeout)
     good = all(lag <= max_lag for lag in lags.values())
     if as_json:
@@ -363,7 +369,7 @@ def _url(entry: configuration.Database) -> str:
 
 
 def _one(settings: Config, database: str | None) -> tuple[str, str, tuple[Member, ...]]:
-    found = _databases(settings, database)
+    found = _databases(settings, database or settings.shards.get("home"))
     if len(found) != 1:
         names = ", ".join(name for name, _, _ in found)
         raise ConfigError(f"which database is meant is not clear: {names}", try_="name one")

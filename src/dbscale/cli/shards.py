@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,10 @@ def apply_command(
     settings, maps = _load(config, folder)
     map_ = maps.named(name)
     plan, urls = _plan(settings, maps, map_, target=target, state_schema=state_schema, config=config)
-    return _carry_out(plan, urls, dry_run=dry_run, yes=yes, as_json=as_json)
+    status, document = _carry_out(plan, urls, dry_run=dry_run, yes=yes, quiet=as_json)
+    if as_json:
+        output.answer_json(document)
+    return status
 
 
 @shards.command("maintain")
@@ -228,36 +232,43 @@ def maintain_command(
 ) -> int:
     """What time makes due: partitions ahead, old ones, copies of reference tables. For a daily job, with --yes."""
     settings, maps = _load(config, folder)
-    status = 0
+    status, documents = 0, []
     for map_ in _chosen(maps, name):
         if map_.hash:
             continue
         plan, urls = _plan(
             settings, maps, map_, target="client", state_schema=state_schema, config=config, maintain=True
         )
-        status = max(status, _carry_out(plan, urls, dry_run=dry_run, yes=yes, as_json=as_json))
+        one, document = _carry_out(plan, urls, dry_run=dry_run, yes=yes, quiet=as_json)
+        status = max(status, one)
+        documents.append(document)
+    if as_json:
+        output.answer_json(documents)
     return status
 
 
-def _carry_out(plan: Plan, urls: dict[str, str], *, dry_run: bool, yes: bool, as_json: bool) -> int:
+def _carry_out(
+    plan: Plan, urls: dict[str, str], *, dry_run: bool, yes: bool, quiet: bool
+) -> tuple[int, dict[str, Any]]:
+    """Show a plan, or carry it out: the exit status, and the document for --json; `quiet`: say nothing else."""
     from dbscale import apply
     from dbscale.cli.progress import screen
 
     if dry_run or plan.blockers or not plan.steps:
-        return _show(plan, as_json=as_json)
-    if not as_json:
+        if not quiet:
+            _show(plan)
+        return 2 if plan.blockers else 0, json.loads(plan.to_json())
+    if not quiet:
         _show(plan)
     output.confirm(f"Carry out plan {plan.id}?", yes=yes)
     done = 0
-    with screen(plan, quiet=as_json) as drawing:
+    with screen(plan, quiet=quiet) as drawing:
         for event in apply.run(plan, urls=urls, jobs=1, state_schema=plan.options["state_schema"]):
             done += isinstance(event, apply.StepDone)
             drawing.show(event)
-    if as_json:
-        output.answer_json({"plan": plan.id, "map": plan.options["map"], "steps": done})
-    else:
+    if not quiet:
         output.answer(f"{plan.options['map']}: {done} steps done")
-    return 0
+    return 0, {"plan": plan.id, "map": plan.options["map"], "steps": done}
 
 
 @shards.command("route", context_settings={"ignore_unknown_options": True})  # -5 is a key, no option
