@@ -191,11 +191,20 @@ def _wider(constraint: Constraint, column: str) -> Constraint:
 
 
 def _hand_over(table: LiveTable, old: str) -> Iterator[str]:
-    """Give the numbers to the partitioned table: a partition has no identity of its own."""
+    """Give the numbers to the partitioned table: a partition has no identity of its own.
+
+    An identity goes on where the old one was, which may be beyond the rows: numbers of deleted rows do not come again.
+    """
+    place = quote(table.schema, old)
     for column in _numbered(table):
-        if column.identity:
-            yield f"ALTER TABLE {quote(table.schema, old)} ALTER COLUMN {quote(column.name)} DROP IDENTITY"
-        yield _go_on(table, column.name, rows_of=quote(table.schema, old))
+        if not column.identity:
+            yield _go_on(table, column.name, rows_of=place)
+            continue
+        ours, theirs = (
+            f"pg_get_serial_sequence({literal(each)}, {literal(column.name)})" for each in (table.sql, place)
+        )
+        yield f"SELECT setval({ours}, greatest(nextval({theirs}), max({quote(column.name)}) + 1), false) FROM {place}"
+        yield f"ALTER TABLE {place} ALTER COLUMN {quote(column.name)} DROP IDENTITY"
 
 
 def _numbered(table: LiveTable) -> tuple[Column, ...]:
