@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from html import escape
 
 from dbscale.cli import output
 from dbscale.cli.assess import HEADINGS, by_level
+from dbscale.errors import Finding
 from dbscale.migrate.plan import Assessment
 from dbscale.schema import Schema
 
@@ -28,10 +30,13 @@ h1 { font-size: 26px; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 18px
 table { border-collapse: collapse; width: 100%; } th { text-align: left; color: var(--soft); font-weight: 500; }
 th, td { padding: 7px 14px; border-bottom: 1px solid var(--line); vertical-align: top; }
 tr:last-child td { border-bottom: 0; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code, .mono { font-family: ui-monospace, monospace; font-size: 13px; overflow-wrap: anywhere; }
 .bar { background: var(--bar); height: 10px; border-radius: 5px; min-width: 2px; } .soft { color: var(--soft); }
 .finding { padding: 10px 14px; border-bottom: 1px solid var(--line); border-left: 4px solid var(--c); }
+.finding { overflow-wrap: anywhere; } td { overflow-wrap: break-word; min-width: 5em; } td .bar { margin-top: 6px; }
+details > summary { padding: 10px 14px; cursor: pointer; color: var(--soft); border-left: 4px solid var(--c); }
+details[open] > summary { border-bottom: 1px solid var(--line); }
 .finding:last-child { border-bottom: 0; } .finding pre { margin: 6px 0 0; white-space: pre-wrap; color: var(--soft); }
 .blocker { --c: var(--blocker); } .data { --c: var(--data); }
 .behaviour { --c: var(--behaviour); } .note { --c: var(--note); }
@@ -39,6 +44,8 @@ svg text { font: 13px system-ui, sans-serif; fill: var(--ink); } svg .box { fill
 svg .edge { stroke: var(--soft); fill: none; } svg marker path { fill: var(--soft); }
 """
 
+SHOWN = 5
+"""Findings of one code that are not folded."""
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 170, 34, 90, 18
 
 
@@ -77,18 +84,31 @@ def _head(assessment: Assessment) -> str:
 
 
 def _findings(assessment: Assessment) -> str:
+    """By level and code; of many with one code, the first few, and the others folded."""
     parts = []
     for level, findings in by_level(assessment.findings).items():
-        items = "".join(
-            f'<div class="finding {level}"><b class="mono">{escape(finding.where)}</b> {escape(finding.says)}'
-            f' <span class="soft mono">[{escape(finding.code)}]</span>'
-            + (f'<br><span class="soft">try</span> <code>{escape(finding.try_)}</code>' if finding.try_ else "")
-            + (f"<pre>{escape(finding.original)}</pre>" if finding.original else "")
-            + "</div>"
-            for finding in findings
-        )
+        groups: dict[str, list[str]] = {}
+        for finding in findings:
+            groups.setdefault(finding.code, []).append(_finding(finding))
+        items = ""
+        for code, shown in groups.items():
+            folded = shown[SHOWN:] if len(shown) > SHOWN + 1 else []
+            items += "".join(shown[: len(shown) - len(folded)])
+            if folded:
+                summary = f"{len(folded)} more of these [{escape(code)}]"
+                items += f'<details class="{level}"><summary>{summary}</summary>{"".join(folded)}</details>'
         parts.append(f'<h2>{HEADINGS[level]} ({len(findings)})</h2><div class="card">{items}</div>')
     return "".join(parts)
+
+
+def _finding(finding: Finding) -> str:
+    return (
+        f'<div class="finding {finding.level}"><b class="mono">{escape(finding.where)}</b> {escape(finding.says)}'
+        f' <span class="soft mono">[{escape(finding.code)}]</span>'
+        + (f'<br><span class="soft">try</span> <code>{escape(finding.try_)}</code>' if finding.try_ else "")
+        + (f"<pre>{escape(finding.original)}</pre>" if finding.original else "")
+        + "</div>"
+    )
 
 
 def _tables(assessment: Assessment) -> str:
@@ -100,7 +120,8 @@ def _tables(assessment: Assessment) -> str:
         for load in sorted(assessment.loads, key=lambda load: -load.bytes)
     )
     return (
-        '<h2>Tables</h2><div class="card"><table><tr><th>table</th><th>rows</th><th>size</th><th></th></tr>'
+        '<h2>Tables</h2><div class="card"><table><tr><th>table</th><th class="n">rows</th>'
+        '<th class="n">size</th><th></th></tr>'
         f"{rows}</table></div>"
     )
 
@@ -126,8 +147,8 @@ def _graph(schema: Schema) -> str:
         return ""
     joined = {name for name, found in parents.items() if found} | {name for found in parents.values() for name in found}
     layers: dict[int, list[str]] = defaultdict(list)
-    for name in sorted(joined):
-        layers[_depth(name, parents, frozenset())].append(name)
+    for name, depth in _depths({name: parents[name] & joined for name in sorted(joined)}).items():
+        layers[depth].append(name)
     place = {
         name: (20 + depth * (BOX_WIDTH + GAP_X), 20 + row * (BOX_HEIGHT + GAP_Y))
         for depth, names in layers.items()
@@ -154,10 +175,16 @@ def _graph(schema: Schema) -> str:
     )
 
 
-def _depth(name: str, parents: dict[str, set[str]], above: frozenset[str]) -> int:
-    """The longest way to a table without parents; a cycle counts as its first table."""
-    further = [parent for parent in parents.get(name, ()) if parent not in above]
-    return 1 + max(_depth(parent, parents, above | {name}) for parent in further) if further else 0
+def _depths(parents: Mapping[str, set[str]]) -> dict[str, int]:
+    """For each table the longest way to a table without parents; a cycle begins with its first table."""
+    depths: dict[str, int] = {}
+    depth = 0
+    while len(depths) < len(parents):
+        left = [name for name in parents if name not in depths]
+        ready = [name for name in left if parents[name] <= depths.keys()] or left[:1]
+        depths |= dict.fromkeys(ready, depth)
+        depth += 1
+    return depths
 
 
 def _edge(child: tuple[int, int], parent: tuple[int, int]) -> str:
