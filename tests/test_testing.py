@@ -165,7 +165,7 @@ def test_the_deployed_application_goes_on_working(tmp_path: Path, trial: Callabl
 
 def test_a_small_table_may_be_locked_where_that_is_said(tmp_path: Path, trial: Callable[..., Trial]) -> None:
     project = copy(FLASK, tmp_path)
-    said = REWRITE.replace('())")', '())")  # dbscale: locks users')
+    said = REWRITE.replace('()")', '()")  # dbscale: locks users')
     replace(project / VERSIONS[FLASK] / "b2_posts.py", "    op.create_index", said)
     assert trial(project, "-k", "stay").outcomes == {"tables_stay_usable": "passed"}
 
