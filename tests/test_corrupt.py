@@ -226,8 +226,10 @@ def counted(path: Path) -> tuple[dict[str, int], bool]:
 
 
 @pytest.mark.slow
-def test_a_thousand_damaged_files(tmp_path: Path) -> None:
+def test_a_thousand_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcomes = fuzz(tmp_path, 1000, 1000)
+    with capsys.disabled():
+        print(f"\n{sum(outcomes.values())} damaged files, no crash, hang or traceback: {dict(outcomes)}")
     assert sum(outcomes.values()) == 1000
     assert min(outcomes["whole"], outcomes["refused"], outcomes["parts refused"]) > 50, outcomes
 

@@ -66,7 +66,10 @@ def test_killed_at_every_mark(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_at_random_moments(
-    marketplace: Path, undisturbed: tuple[str, int], new_database: Callable[..., str]
+    marketplace: Path,
+    undisturbed: tuple[str, int],
+    new_database: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Each migration is killed again and again until it gets through; no row is lost or doubled."""
     expected, _ = undisturbed
@@ -80,7 +83,8 @@ def test_killed_at_random_moments(
         assert dump(url) == expected
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("DROP SCHEMA public, dbscale CASCADE")
-    print(f"\n{kills} kills in {rounds} migrations, 0 rows lost or doubled")
+    with capsys.disabled():
+        print(f"\n{kills} kills in {rounds} migrations, 0 rows lost or doubled")
 
 
 def _killed_somewhere(arguments: tuple[str, ...], dice: random.Random) -> bool:

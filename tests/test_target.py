@@ -350,6 +350,29 @@ def test_collation_is_given_to_text_columns(made: Any) -> None:
     assert found.ask("SELECT a FROM v") == [("A",), ("a",), ("b",)]
 
 
+@pytest.mark.parametrize(
+    ("type_", "now", "key"),
+    [
+        ("TIMESTAMP", "CURRENT_TIMESTAMP", "new.id"),
+        ("TEXT", "datetime('now')", 'OLD."id"'),
+        ("DATETIME", "(strftime('%Y-%m-%d %H:%M:%S', 'now'))", "NEW.id"),
+    ],
+)
+def test_a_trigger_that_keeps_the_time_of_the_last_change_is_drafted(
+    made: Any, connection: psycopg.Connection[Any], type_: str, now: str, key: str
+) -> None:
+    """The finding's text runs as it stands, and does what SQLite's trigger does."""
+    found = made(
+        f"CREATE TABLE t(id INTEGER PRIMARY KEY, a, Updated {type_}); INSERT INTO t VALUES (1, 'x', '2020-01-01 00:00:00');"
+        f'CREATE TRIGGER "touch it" AFTER UPDATE ON "t" FOR EACH ROW BEGIN UPDATE t SET updated = {now} WHERE id = {key}; END'
+    )
+    (trigger,) = found.finding("trigger-left-out")
+    connection.execute(trigger.try_.encode())
+    connection.execute("UPDATE t SET a = 'y'")
+    ((age,),) = found.ask("""SELECT now() AT TIME ZONE 'utc' - "Updated"::timestamp FROM t""")
+    assert abs(age.total_seconds()) < 5
+
+
 def test_triggers_and_virtual_tables_are_told_with_their_original(made: Any) -> None:
     found = made(
         "CREATE TABLE t(id INTEGER PRIMARY KEY, a, updated_at); CREATE TRIGGER tr AFTER UPDATE OF a ON t BEGIN UPDATE t SET updated_at=datetime('now') WHERE id=new.id; END;"
@@ -358,6 +381,7 @@ def test_triggers_and_virtual_tables_are_told_with_their_original(made: Any) -> 
     (trigger,) = found.finding("trigger-left-out")
     assert trigger.where == "t.tr"
     assert trigger.original.startswith("CREATE TRIGGER tr")
+    assert trigger.try_ == "write its counterpart: a BEFORE UPDATE trigger that sets NEW's column"
     virtual = {finding.where: finding.try_ for finding in found.finding("virtual-table-left-out")}
     assert "tsvector" in virtual["f"]
     assert "GiST" in virtual["r"]

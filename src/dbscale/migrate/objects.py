@@ -155,6 +155,52 @@ _TRIGGERS = (
 )
 
 
+_NAME = r"""(?:"(?:[^"]|"")+"|`[^`]+`|\[[^\]]+\]|\w+)"""
+_NOW = r"""(?:current_timestamp|datetime\s*\(\s*'now'\s*\)|strftime\s*\(\s*'%Y-%m-%d %H:%M:%S'\s*,\s*'now'\s*\))"""
+_TOUCH = re.compile(
+    rf"create\s+(?:temp(?:orary)?\s+)?trigger\s+(?:if\s+not\s+exists\s+)?{_NAME}\s+after\s+update\s+on\s+({_NAME})"
+    rf"(?:\s+for\s+each\s+row)?\s+begin\s+update\s+({_NAME})\s+set\s+({_NAME})\s*=\s*\(?\s*{_NOW}\s*\)?"
+    rf"\s+where\s+({_NAME})\s*=\s*(?:new|old)\s*\.\s*({_NAME})\s*;\s*end\s*;?\s*",
+    re.IGNORECASE,
+)
+"""A trigger that writes down when its own row was changed."""
+_TIMES = {
+    "timestamptz": "now()",
+    "timestamp": "now() AT TIME ZONE 'utc'",
+    "text": "to_char(now() AT TIME ZONE 'utc', 'YYYY-MM-DD HH24:MI:SS')",
+}
+
+
+def _drafted(draft: Draft, trigger: SourceObject) -> str:
+    """PL/pgSQL for a trigger that keeps the time of a row's last change; empty for any other."""
+    match = _TOUCH.fullmatch(trigger.sql.strip())
+    if not match:
+        return ""
+    on, updated, column, key, same = (ascii_lower(name.strip('"`[]')) for name in match.groups())
+    table = next((each for each in draft.source.tables if ascii_lower(each.name) == on), None)
+    if (
+        table is None
+        or updated != on
+        or key != same
+        or column not in {ascii_lower(each.name) for each in table.columns}
+    ):
+        return ""
+    if key not in ("rowid", ascii_lower(table.rowid_column)):
+        return ""
+    name = table.column(column).name
+    now = _TIMES.get(draft.choice(table.name, name).type)
+    if not now:
+        return ""
+    place = pg.quote(draft.schema_name, draft.names.table(table.name))
+    function = pg.quote(draft.schema_name, trigger.name)
+    return (
+        f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN NEW.{pg.quote(draft.names.column(table.name, name))} := {now}; RETURN NEW; END $$;"
+        f" CREATE TRIGGER {pg.quote(trigger.name)} BEFORE UPDATE ON {place}"
+        f" FOR EACH ROW EXECUTE FUNCTION {function}();"
+    )
+
+
 def left_out(draft: Draft) -> None:
     """Findings for triggers, virtual tables and whatever else is not carried over, each with its original."""
     for trigger in draft.source.triggers:
@@ -166,7 +212,7 @@ def left_out(draft: Draft) -> None:
             "trigger-left-out",
             f"{trigger.table}.{trigger.name}",
             "triggers are not carried over: what it did for new rows no longer happens",
-            try_=f"write its counterpart: {counterpart}",
+            try_=_drafted(draft, trigger) or f"write its counterpart: {counterpart}",
             level="behaviour",
             original=trigger.sql,
         )
