@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -384,6 +385,36 @@ def test_the_plan_for_another_machine_makes_a_replica_that_streams(
     finally:
         stop = [start.argv[0], "stop", "-D", str(directory), "-m", "immediate"]
         subprocess.run(stop, check=False, capture_output=True, cwd="/", user=uid, extra_groups=[] if account else None)
+
+
+def test_the_replica_that_has_less_is_not_promoted(place: Path) -> None:
+    """The primary is gone. One replica is paused and has replayed less: refused, on both counts; the other takes over."""
+    primary = embedded.up("shop")
+    urls = [embedded.up(f"shop_replica_{n}", primary="shop", settings=QUICK).url for n in (1, 2)]
+    members = tuple(Member(name=f"r{n}", url=url) for n, url in enumerate(urls, 1))
+    assert max(wait(primary.url, members, max_lag=1, timeout=20).values()) <= 1
+    with psycopg.connect(urls[0], autocommit=True) as connection:
+        connection.execute("SELECT pg_wal_replay_pause()")
+    with psycopg.connect(primary.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE later AS SELECT generate_series(1, 1000) AS n")
+    time.sleep(1)  # flushed
+    assert wait(primary.url, members[1:], max_lag=1, timeout=20)["r2"] <= 1
+    assert primary.pid is not None
+    os.kill(primary.pid, signal.SIGQUIT)
+    file = place / "dbscale.toml"
+    replicas_ = ", ".join(f'{{ url = "{url}" }}' for url in urls)
+    file.write_text(f'[databases.shop]\nurl = "{primary.url}"\nreplicas = [ {replicas_} ]\n')
+    refused = call("promote", "replica1", "--config", str(file), "--yes")
+    assert refused.return_value == 1
+    assert "[replica-paused]" in refused.stderr
+    assert "[replica-behind]" in refused.stderr
+    promoted = call("promote", "replica2", "--config", str(file), "--yes", "--json")
+    assert json.loads(promoted.stdout) == {"promoted": "shop.replica2", "timeline": 2}
+    with psycopg.connect(urls[1]) as connection:
+        connection.execute("INSERT INTO later VALUES (0)")
+        assert connection.execute("SELECT count(*) FROM later").fetchone() == (1001,)
+    again = call("promote", "replica2", "--config", str(file), "--yes")
+    assert "is a primary already" in again.stderr
 
 
 def printed(text: str) -> Iterator[tuple[str, str]]:
