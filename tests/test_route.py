@@ -16,8 +16,9 @@ import pytest
 from dbscale.errors import Unroutable
 from dbscale.query import parse
 from dbscale.shards import file
+from dbscale.shards.answer import Route
 from dbscale.shards.map import Maps
-from dbscale.shards.route import Route, route, route_statement, split_insert
+from dbscale.shards.route import route, route_statement, split_insert
 
 FARMS = {
     "name": "farms",

@@ -140,6 +140,49 @@ def test_a_source_in_utf16(place: Place, capsys: pytest.CaptureFixture[str]) -> 
     assert place("two", "SELECT min(id), max(id), count(*) FROM farms") == [(100, 199, 100)]
 
 
+def test_one_server_with_a_partition_for_each_range(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Logical sharding, straight from SQLite: every row in its range's partition, compared, and taken back."""
+    before = dump(place.urls["home"])
+    assert place.migrate("--shard-target", "partitions") == 0
+    assert "verified: the same" in capsys.readouterr().out
+    for number, low in enumerate((0, 100, 200)):
+        where = f"farm_id >= {low} AND farm_id < {low + 100}"
+        for table in ("visits", "predictions"):
+            columns = "farm_id, day, note" if table == "visits" else "farm_id, id, y"
+            expected = place.source(f"SELECT {columns} FROM {table} WHERE {where} ORDER BY 1, 2")
+            assert place("home", f"SELECT {columns} FROM {table}_f{number} ORDER BY 1, 2") == expected
+    assert place("one", "SELECT to_regclass('farms')") == [(None,)]
+    assert place("home", "SELECT count(*) FROM large") == place.source("SELECT count(*) FROM large")
+    keys = "SELECT conname, convalidated FROM pg_constraint WHERE contype = 'f' AND conparentid = 0 AND connamespace ="
+    assert place("home", f"{keys} 'public'::regnamespace ORDER BY 1") == [
+        ("farms_crop_fkey", True), ("farms_owner_fkey", True), ("predictions_farm_id_fkey", True),
+        ("users_favourite_fkey", True),
+    ]  # fmt: skip
+    assert place(
+        "home", "INSERT INTO predictions (farm_id, y) VALUES (150, 1) RETURNING id, tableoid::regclass::text"
+    ) == [(1501, "predictions_f1")]
+    maps = ["--maps", str(place.folder / "shard_maps"), "--config", str(place.folder / "dbscale.toml")]
+    capsys.readouterr()
+    assert run(["shards", "plan", "farms", "--target", "partitions", *maps]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert run(["verify", *place.words, "--shard-target", "partitions"]) == 1
+    assert "predictions" in capsys.readouterr().out
+    place("home", "DELETE FROM predictions WHERE id = 1501")
+    assert run(["verify", *place.words, "--shard-target", "partitions"]) == 0
+    ((number,),) = place("home", "SELECT max(id) FROM dbscale.runs")
+    assert run(["undo", str(number), "home", "--yes", "--config", str(place.folder / "dbscale.toml")]) == 0
+    assert dump(place.urls["home"]) == before
+
+
+def test_keys_of_no_partition_block(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.source("INSERT INTO farms (id, name) VALUES (300, 'too far'), (-1, 'too low');")
+    assert place.migrate("--shard-target", "partitions", "--dry-run") == 2
+    assert "2 rows have a key that no range of the map farms owns" in capsys.readouterr().out
+    assert place.migrate("--shard-target", "partitions", "--on-bad-row", "quarantine") == 1
+    assert "verified: the same" in capsys.readouterr().out
+    assert place("home", "SELECT row_key FROM dbscale.quarantine ORDER BY 1::text") == [({"id": -1},), ({"id": 300},)]
+
+
 def test_the_map_is_in_effect(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """What `shards apply` would do is done, and ids go on after the greatest of their range."""
     assert place.migrate() == 0

@@ -74,6 +74,10 @@ class Table:
     indexes: tuple[Index, ...] = ()
     foreign_keys: tuple[ForeignKey, ...] = ()
     checks: tuple[Check, ...] = ()
+    partition_by: str = ""
+    """`RANGE ("id")`; empty: it is not partitioned."""
+    partitions: tuple[tuple[str, str], ...] = ()
+    """Each with its name and its FOR VALUES."""
 
     @property
     def primary_key(self) -> tuple[str, ...]:
@@ -129,9 +133,13 @@ def columns_sql(names: tuple[str, ...]) -> str:
 
 
 def create_table(schema: str, table: Table) -> str:
-    """CREATE TABLE with columns, NOT NULL, defaults and identities; keys and checks come after the load."""
-    lines = [f"  {column_sql(column)}" for column in table.columns]
-    return f"CREATE TABLE {quote(schema, table.name)} (\n" + ",\n".join(lines) + "\n)"
+    """CREATE TABLE with columns, NOT NULL, defaults, identities and partitions; keys and checks come after the load."""
+    name = quote(schema, table.name)
+    made = f"CREATE TABLE {name} (\n" + ",\n".join(f"  {column_sql(column)}" for column in table.columns) + "\n)"
+    if table.partition_by:
+        made += f" PARTITION BY {table.partition_by}"
+    parts = [f"CREATE TABLE {quote(schema, part)} PARTITION OF {name} {values}" for part, values in table.partitions]
+    return ";\n".join([made, *parts])
 
 
 def column_sql(column: Column) -> str:

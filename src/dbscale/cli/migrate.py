@@ -73,12 +73,21 @@ SHARD_MAP = click.option(
     "--shard-map", multiple=True, metavar="FILE", help="Spread the rows over the shards of this map (again for more)."
 )
 
+SHARD_TARGET = click.option(
+    "--shard-target",
+    type=click.Choice(["client", "partitions"]),
+    default="client",
+    show_default=True,
+    help="Of --shard-map: servers of their own, or partitions of one.",
+)
+
 
 @click.command()
 @click.argument("source")
 @click.argument("target")
 @selection
 @SHARD_MAP
+@SHARD_TARGET
 @click.option(
     "--on-bad-row",
     type=click.Choice(["stop", "quarantine"]),
@@ -112,6 +121,7 @@ def migrate(
     jobs: int,
     state_schema: str,
     shard_map: tuple[str, ...],
+    shard_target: str,
     revision: str | None,
     **chosen: Any,
 ) -> int:
@@ -123,7 +133,7 @@ def migrate(
     settings = configuration.load(config)
     opened = places.open_source(settings, source, copy_first=copy_first, hold_writes=hold_writes, frozen=frozen)
     destination = places.look_target(settings, target)
-    spreading = Spreading.read(settings, destination, shard_map)
+    spreading = Spreading.read(settings, destination, shard_map, shard_target)
     urls = spreading.urls
     options = make_options(settings, chosen, spreading, jobs=jobs, state_schema=state_schema)
 
@@ -178,9 +188,11 @@ class Spreading:
     maps: Maps | None = None
     home: str = ""
     """The target's name in dbscale.toml."""
+    partitions: bool = False
+    """The maps' ranges become partitions of the target."""
 
     @classmethod
-    def read(cls, settings: configuration.Config, target: Target, files: Sequence[str]) -> Spreading:
+    def read(cls, settings: configuration.Config, target: Target, files: Sequence[str], kind: str) -> Spreading:
         """ConfigError where a map is wrong, or the target is not the home of the shards."""
         if not files:
             return cls(urls={"target": target.url})
@@ -195,6 +207,8 @@ class Spreading:
         if not settings.shards:
             raise ConfigError("dbscale.toml names no shards", where="[shards]", try_='shard_1 = "NAME OF A DATABASE"')
         maps = file.together(loaded, settings.shards)
+        if kind == "partitions":
+            return cls(urls={"target": target.url}, maps=maps, partitions=True)
         home = settings.shards.get("home", target.reference)
         if "home" in settings.shards and places.open_target(settings, home).url != target.url:
             raise ConfigError(
@@ -210,7 +224,10 @@ class Spreading:
         """The migration over all databases; the same one without maps."""
         if self.maps is None:
             return migration
-        from dbscale.migrate import sharded
+        from dbscale.migrate import partitioned, sharded
+
+        if self.partitions:
+            return partitioned.partition(migration, source, self.maps)
 
         servers = sharded.Servers(urls={**self.urls, self.home: self.urls["target"]}, home=self.home)
         return sharded.spread(migration, source, self.maps, servers, ignore_rows=ignore_rows)
@@ -233,6 +250,7 @@ def make_options(
         jobs=jobs,
         state_schema=state_schema,
         shard_maps={map_.name: map_.checksum for map_ in maps},
+        shard_target="partitions" if spreading and spreading.partitions else "",
         **chosen,
     )
 

@@ -286,6 +286,8 @@ def flags(options: Mapping[str, str], *, verifying: bool = False) -> str:
         words.append("--truncate")
     for name in json.loads(options.get("shard_maps", "{}")):
         words += ["--shard-map", f"{FOLDER}/{name}.toml"]
+    if target := options.get("shard_target"):
+        words += ["--shard-target", target]
     return "".join(" " + shlex.quote(word) for word in words)
 
 

@@ -102,8 +102,16 @@ def _facts(
     def catalog_sql(revision: str) -> str:
         return "" if revision == catalog.head() else catalog.upgrade_sql(revision)
 
-    facts = gather(map_, maps.shards, urls, catalog_sql=catalog_sql, state_schema=state_schema)
+    replicas = {name: url for name in urls if (url := _replica(settings, name))}
+    facts = gather(map_, maps.shards, urls, replicas=replicas, catalog_sql=catalog_sql, state_schema=state_schema)
     return replace(facts, config=("--config", config) if config else ()), urls
+
+
+def _replica(settings: Config, name: str) -> str:
+    """The URL of a database's replica for long reads: one of the role analytics before others; empty without any."""
+    database = settings.databases.get(name)
+    found = sorted(database.replicas if database else (), key=lambda replica: replica.role != "analytics")
+    return places.open_target(settings, found[0].url).url if found else ""
 
 
 def _now(urls: dict[str, str], home: str) -> datetime:

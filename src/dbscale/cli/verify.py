@@ -16,7 +16,7 @@ import psycopg
 from dbscale import catalog
 from dbscale import config as configuration
 from dbscale.cli import output, places
-from dbscale.cli.migrate import SHARD_MAP, Spreading, make_options, reading, selection
+from dbscale.cli.migrate import SHARD_MAP, SHARD_TARGET, Spreading, make_options, reading, selection
 from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
 from dbscale.migrate import plan as planning
@@ -35,6 +35,7 @@ MOST_SHOWN = 20
 @click.argument("target")
 @selection
 @SHARD_MAP
+@SHARD_TARGET
 @reading
 @click.option("--all-views", is_flag=True, help="Compare the rows of views that read many rows, too.")
 @output.common
@@ -48,6 +49,7 @@ def verify(
     jobs: int,
     state_schema: str,
     shard_map: tuple[str, ...],
+    shard_target: str,
     as_json: bool,
     config: str | None,
     **chosen: Any,
@@ -60,7 +62,7 @@ def verify(
     settings = configuration.load(config)
     opened = places.open_source(settings, source, copy_first=copy_first, frozen=frozen)
     destination = places.open_target(settings, target)
-    spreading = Spreading.read(settings, destination, shard_map)
+    spreading = Spreading.read(settings, destination, shard_map, shard_target)
     options = make_options(settings, chosen, spreading, jobs=jobs, state_schema=state_schema)
     migration = planning.make(
         opened,

@@ -282,10 +282,7 @@ class Cluster:
         return {"group": self.group(table, key, writes=True), "guard": self.guard(table, key)}
 
     def sharded_session(self, **options: Any) -> MapSession:
-        """A SQLAlchemy session over all shards, by the maps' rules (`cluster.sharded.MapSession`).
-
-        ConfigError without shards.
-        """
+        """A SQLAlchemy session over all shards, by the maps' rules (`cluster.sharded`). ConfigError without shards."""
         from dbscale.cluster.sharded import MapSession
 
         return MapSession(self, self._mapped(), kind="sync", **options)

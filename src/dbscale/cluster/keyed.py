@@ -23,7 +23,7 @@ from dbscale.shards.map import Map, Maps, Range, key_of, shard_for
 from dbscale.shards.route import route_statement
 
 if TYPE_CHECKING:
-    from dbscale.shards.route import Route
+    from dbscale.shards.answer import Route
 
 
 @dataclass(slots=True)

@@ -47,6 +47,8 @@ class Options:
     state_schema: str = "dbscale"
     shard_maps: Mapping[str, str] = field(default_factory=dict)
     """The maps that the rows are spread by: each with its checksum."""
+    shard_target: Literal["", "partitions"] = ""
+    """`partitions`: the maps' ranges become partitions of one server."""
 
     def as_strings(self) -> dict[str, str]:
         """All that decides what the plan does, for `Plan.options`: two runs with equal strings do the same."""
@@ -63,6 +65,7 @@ class Options:
             "truncate": str(self.truncate).lower(),
             "state_schema": self.state_schema,
             **({"shard_maps": json.dumps(dict(self.shard_maps), sort_keys=True)} if self.shard_maps else {}),
+            **({"shard_target": self.shard_target} if self.shard_target else {}),
         }
 
     @classmethod

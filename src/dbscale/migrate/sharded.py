@@ -108,7 +108,7 @@ def spread(migration: Migration, source: Source, maps: Maps, servers: Servers, *
     )
     for map_ in maps.maps:
         work.findings += client.findings(map_, facts)
-        work.findings += _later(map_)
+        work.findings += later(map_)
     made = Plan(
         title=f"{migration.plan.title}, by {', '.join(map_.name for map_ in maps.maps)}",
         databases=migration.plan.databases | {name: name for name in work.names if name != servers.home},
@@ -156,7 +156,7 @@ def _loads(work: _Spread, reader: Reader, load: Load) -> Iterator[Load]:
         for name in names:
             yield _placed(work, load, name)
         return
-    texts, utf8 = _has_texts(work, load, column), work.migration.survey.schema.encoding == "UTF-8"
+    texts, utf8 = has_texts(work.migration, load, column), work.migration.survey.schema.encoding == "UTF-8"
     owned = {name: condition(map_, column, ranges, reader.library, texts=texts, utf8=utf8)
              for name, ranges in work.databases(map_).items()}  # fmt: skip
     first, *others = owned
@@ -168,7 +168,7 @@ def _loads(work: _Spread, reader: Reader, load: Load) -> Iterator[Load]:
     rows = dict(zip(owned, counts, strict=True))
     if strays := total - sum(counts):
         unowned = f"({' OR '.join(f'({sql})' for sql in owned.values())}) IS NOT TRUE"
-        work.findings.append(_strays(reader, load, column, map_, unowned, strays))
+        work.findings.append(unowned_rows(reader, load, column, map_, unowned, strays))
         rows[first] += strays
     for name, count in rows.items():
         size = load.bytes * count // max(load.rows, 1)
@@ -180,13 +180,15 @@ def _placed(work: _Spread, load: Load, name: str) -> Load:
     return replace(load, on=on, does=load.does if on == "target" else f"{load.does} to {on}")
 
 
-def _has_texts(work: _Spread, load: Load, column: LoadColumn) -> bool:
-    return bool(work.migration.survey.profiles[load.table].columns[column.source].texts)
+def has_texts(migration: Migration, load: Load, column: LoadColumn) -> bool:
+    """Text is stored in the key's column, too."""
+    return bool(migration.survey.profiles[load.table].columns[column.source].texts)
 
 
-def _strays(  # noqa: PLR0917
+def unowned_rows(  # noqa: PLR0917
     reader: Reader, load: Load, column: LoadColumn, map_: Map, unowned: str, count: int
 ) -> Finding:
+    """Rows whose key nobody owns: `unowned` is true of them in SQLite."""
     name = f"s.{quote(column.source)}"
     sql = f"SELECT DISTINCT substr(quote({name}),1,40) FROM {quote(load.table)} AS s WHERE {unowned} LIMIT ?"
     shown = ", ".join(_texts(reader, sql))
@@ -333,7 +335,8 @@ def _views(work: _Spread) -> tuple[View, ...]:
     return tuple(kept)
 
 
-def _later(map_: Map) -> Iterator[Finding]:
+def later(map_: Map) -> Iterator[Finding]:
+    """What a time map leaves to be done after the migration."""
     if map_.every:
         yield Finding(
             code="shard-partitions-later",

@@ -6,6 +6,7 @@ tried with keys of different ranges for its parameters, and the worst outcome co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -123,7 +124,18 @@ def from_server(connection: Connection) -> list[Statement]:
         "SELECT query, calls, total_exec_time / 1000 FROM pg_stat_statements"
         " WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
-    return [Statement(sql=row[0], calls=row[1], seconds=row[2]) for row in rows]
+    found = [Statement(sql=_SQUASHED.sub(_whole, row[0]), calls=row[1], seconds=row[2]) for row in rows]
+    return [statement for statement in found if parse(statement.sql).verb in _ROUTED]
+
+
+_ROUTED = ("select", "insert", "update", "delete", "merge", "copy", "truncate", "unknown")
+"""What an application sends to a shard; it has no say in where BEGIN, SET or CREATE TABLE go."""
+_SQUASHED = re.compile(r"(NOT\s+)?IN\s*\((\$[0-9]+) /\*, \.\.\. \*/\)", re.IGNORECASE)
+
+
+def _whole(match: re.Match[str]) -> str:
+    """Since version 18 it keeps `IN ($1 /*, ... */)` of a list of constants: any number of them, so an array."""
+    return f"{'<> ALL' if match[1] else '= ANY'} ({match[2]})"
 
 
 def from_text(text: str) -> list[Statement]:

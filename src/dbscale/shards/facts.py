@@ -42,7 +42,7 @@ class Facts:
     digests: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """The digest of a reference table's copy, by database and table."""
     places: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """host, port and dbname of each database."""
+    """host, port and dbname by which a coordinator reads each database."""
     config: tuple[str, ...] = ()
     """How a command of dbscale's own is told of the configuration file: `--config FILE`."""
     state_schema: str = STATE_SCHEMA

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from dbscale.drivers import postgres
@@ -26,12 +27,14 @@ def gather(
     shards: Mapping[str, str],
     urls: Mapping[str, str],
     *,
+    replicas: Mapping[str, str] = MappingProxyType({}),
     catalog_sql: Callable[[str], str] = lambda _: "",
     state_schema: str = STATE_SCHEMA,
 ) -> Facts:
     """The facts of the databases that a map names, and of home.
 
-    `urls` has each database's; `catalog_sql` says what takes dbscale's own tables from a revision to the newest.
+    `urls` has each database's; `replicas` has the one that a coordinator reads it from, where there is one;
+    `catalog_sql` says what takes dbscale's own tables from a revision to the newest.
     Unreachable where a server does not answer. Nothing is changed.
     """
     home = shards.get("home") or next(iter(databases(map_, shards)))
@@ -54,7 +57,7 @@ def gather(
                         copies |= {table: copy} if name == home else {}
                         digests[name, table] = copy.digest
     # Home's tables are brought up to date by whoever carries the plan out: its runs are written there.
-    places = {name: _place(urls[name]) for name in names}
+    places = {name: _place(replicas.get(name, urls[name])) for name in names}
     sql = {name: text for name, one in lives.items() if name != home and (text := catalog_sql(one.revision))}
     return replace(facts, lives=lives, strangers=strangers, copies=copies, digests=digests, catalog_sql=sql,
                    places=places)  # fmt: skip

@@ -298,8 +298,7 @@ def by_key(map_: Map, facts: Facts) -> Iterator[Sql]:
     their rows, all of the group in one transaction."""
     live = facts.lives[facts.home]
     tables = [(live.tables[name], column) for name, column in map_.tables.items() if name in live.tables]
-    wanted = {f"FOR VALUES {partition_bounds(map_, range_)}" for range_ in map_.ranges}
-    changed = [(t, c) for t, c in tables if {partition.definition for partition in t.partitions} != wanted]
+    changed = [(t, c) for t, c in tables if not _is_by_key(map_, t)]
     if not changed:
         return
     group = {table.name for table, _ in changed}
@@ -333,6 +332,12 @@ def by_key(map_: Map, facts: Facts) -> Iterator[Sql]:
     )
 
 
+def _is_by_key(map_: Map, table: LiveTable) -> bool:
+    """The table's partitions are the map's ranges."""
+    wanted = {f"FOR VALUES {partition_bounds(map_, range_)}" for range_ in map_.ranges}
+    return {partition.definition for partition in table.partitions} == wanted
+
+
 def _made_anew(table: LiveTable, like: LiveTable, suffix: str, parts: list[str]) -> Iterator[str]:
     """Statements that put a table of another form in the place of one, with its rows."""
     old = quote(table.schema, f"{table.name[:54]}_before")
@@ -360,6 +365,8 @@ def by_key_findings(map_: Map, facts: Facts) -> Iterator[Finding]:
         if table is None:
             says = f"{facts.home} has no table {name}"
             yield finding("blocker", "shard-table-missing", where, says, "create it there")
+            continue
+        if _is_by_key(map_, table):
             continue
         inner = {f"the foreign key {c.name} of {t}" for t in map_.tables if t in live.tables
                  for c in live.tables[t].constraints if c.kind == "f"}  # fmt: skip
