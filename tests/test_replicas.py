@@ -388,7 +388,7 @@ def test_the_plan_for_another_machine_makes_a_replica_that_streams(
 
 
 def test_the_replica_that_has_less_is_not_promoted(place: Path) -> None:
-    """The primary is gone. One replica is paused and has replayed less: refused, on both counts; the other takes over."""
+    """The primary is gone. One replica is paused and has replayed less: refused for both; the other takes over."""
     primary = embedded.up("shop")
     urls = [embedded.up(f"shop_replica_{n}", primary="shop", settings=QUICK).url for n in (1, 2)]
     members = tuple(Member(name=f"r{n}", url=url) for n, url in enumerate(urls, 1))
