@@ -212,6 +212,22 @@ def test_orphans_are_counted_with_gaps_and_without(made: Any, parents: str, chil
     assert [finding.says.split()[0] for finding in found.finding("orphans")] == ([str(count)] if count else [])
 
 
+@pytest.mark.parametrize(
+    ("rows", "kept"),
+    [
+        ("('a', '2020-01-01 10:00:00'), ('b', '2020-01-01T10:00:00')", True),
+        ("('a', '2020-01-01 10:00:00'), ('a', '2020-01-01T10:00:00')", False),
+        (
+            "('a', '2020-01-01 10:00:00'), ('a', '2020-01-01 10:00:01'), (NULL, '2020-01-01'), (NULL, '2020-01-01')",
+            True,
+        ),
+    ],
+)
+def test_keys_of_several_columns_of_which_one_is_converted(made: Any, rows: str, kept: bool) -> None:
+    found = made(f"CREATE TABLE t(a TEXT, at DATETIME, UNIQUE (a, at)); INSERT INTO t VALUES {rows}")
+    assert bool(found.target.schema.table("t").keys) == kept
+
+
 def test_parents_that_are_missing_or_not_unique(made: Any) -> None:
     found = made(
         "CREATE TABLE p(id INTEGER PRIMARY KEY, x INT, y INT, z INT); CREATE UNIQUE INDEX pz ON p(z); INSERT INTO p VALUES (1, 7, 1, 1), (2, 7, 2, 2);"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from dbscale.drivers.source import Reader
 from dbscale.migrate import canonical
@@ -154,7 +155,8 @@ def _duplicates(
     conversions = [choices[table.name, column.name].conversion for column in owned]
     count = 0
     forms = [_one_form(reader, *pair) for pair in zip(owned, conversions, strict=True)]
-    if any(forms):
+    kept = [name for name, _ in takewhile(lambda pair: not pair[1], zip(columns, forms, strict=True))]
+    if any(forms) and not _apart(reader, table, kept):
         terms = [form or f"{quote(column.name)} COLLATE BINARY" for form, column in zip(forms, owned, strict=True)]
         filled = " AND ".join(f"{quote(column.name)} IS NOT NULL" for column in owned)
         twice = f"SELECT 1 FROM {quote(table.name)} WHERE {filled} GROUP BY {', '.join(terms)} HAVING count(*) > 1"
@@ -162,6 +164,19 @@ def _duplicates(
     if any(conversion.invalid == "replace" for conversion in conversions):
         count += _replaced_alike(reader, table, columns)
     return count
+
+
+def _apart(reader: Reader, table: SourceTable, columns: Sequence[str]) -> bool:
+    """Whether the first columns of a key, which keep their form, are unique by themselves.
+
+    The key's own index has their order: SQLite reads along it, and stops at the first value that comes twice.
+    """
+    if not columns:
+        return False
+    terms = ", ".join(f"{quote(name)} COLLATE BINARY" for name in columns)
+    filled = " AND ".join(f"{quote(name)} IS NOT NULL" for name in columns)
+    twice = f"SELECT 1 FROM {quote(table.name)} WHERE {filled} GROUP BY {terms} HAVING count(*) > 1 LIMIT 1"
+    return not _count(reader, f"SELECT count(*) FROM ({twice})")
 
 
 def _replaced_alike(reader: Reader, table: SourceTable, columns: tuple[str, ...]) -> int:
