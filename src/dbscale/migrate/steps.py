@@ -67,7 +67,8 @@ def _table(schema: Schema, table: Table) -> Sql:
 def _indexes(schema: Schema) -> Iterator[Sql]:
     """All indexes, those of primary keys and uniques among them: side by side, the largest table's first."""
     for table in schema.tables:
-        for index in (*(ddl.index_of(key) for key in table.keys), *table.indexes):
+        keys = () if table.partition_by else tuple(ddl.index_of(key) for key in table.keys)
+        for index in (*keys, *table.indexes):
             yield Sql(
                 does=f"index {quote(index.name)} on {quote(table.name)}",
                 sql=ddl.create_index(schema.name, table.name, index),
@@ -78,12 +79,16 @@ def _indexes(schema: Schema) -> Iterator[Sql]:
 
 
 def _keys(schema: Schema) -> Iterator[Sql]:
-    """Primary keys and uniques, made of their indexes: one step a table, since each takes the whole table's lock."""
+    """Primary keys and uniques, made of their indexes: one step a table, since each takes the whole table's lock.
+
+    A partitioned table's come with their indexes, as they cannot be made of any.
+    """
     for table in schema.tables:
+        key_sql = ddl.add_key if table.partition_by else ddl.key_of_index
         if table.keys:
             yield Sql(
                 does=f"keys of {quote(table.name)}",
-                sql=";\n".join(ddl.key_of_index(schema.name, table.name, key) for key in table.keys),
+                sql=";\n".join(key_sql(schema.name, table.name, key) for key in table.keys),
                 undo=";\n".join(_drop(schema, table, key.name) for key in table.keys),
                 group="keys",
                 blocks="everything",
