@@ -43,6 +43,8 @@ class Index:
     where: str = ""
     method: str = "btree"
     include: tuple[str, ...] = ()
+    operator_class: str = ""
+    """Of every term; empty: that of its type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,9 +210,10 @@ def create_index(schema: str, table: str, index: Index, *, concurrently: bool = 
     method = "" if index.method == "btree" else f" USING {index.method}"
     include = f" INCLUDE ({columns_sql(index.include)})" if index.include else ""
     where = f" WHERE {index.where}" if index.where else ""
+    terms = ", ".join(f"{term} {index.operator_class}".rstrip() for term in index.terms)
     return (
         f"CREATE {unique}INDEX {'CONCURRENTLY ' if concurrently else ''}{quote(index.name)} "
-        f"ON {quote(schema, table)}{method} ({', '.join(index.terms)}){include}{where}"
+        f"ON {quote(schema, table)}{method} ({terms}){include}{where}"
     )
 
 

@@ -15,6 +15,17 @@ class TooLarge(SourceError):
     """The source makes no value this large (a libSQL server: 5 MB): ask for fewer rows, or for less of a value."""
 
 
+def unknown_collation(name: str, title: str) -> Finding:
+    """The finding for a collation of the source `title` that SQLite does not have."""
+    return Finding(
+        code="unknown-collation",
+        where=title,
+        says=f"the collation {name} exists only in the application; rows were read without it",
+        try_=f"order and equality under {name} are the application's: check the keys and indexes that use it",
+        level="note",
+    )
+
+
 class Reader(Protocol):
     """One connection that reads within a snapshot. Not to be shared by threads at the same time."""
 

@@ -20,7 +20,7 @@ import apsw
 
 from dbscale import native
 from dbscale.drivers import sqlite_file
-from dbscale.drivers.source import Value
+from dbscale.drivers.source import Value, unknown_collation
 from dbscale.errors import Finding, Level
 
 BUSY_SECONDS = 10.0
@@ -362,12 +362,7 @@ class SqliteSource:
         if name.upper() in ("NOCASE", "RTRIM"):
             return  # SQLite asks for its own, too, in a database in UTF-16, and has them if nobody answers
         connection.create_collation(name, _by_code_point)
-        self._note(
-            "unknown-collation",
-            f"the collation {name} exists only in the application; rows were read without it",
-            f"order and equality under {name} are the application's: check the keys and indexes that use it",
-            key=name.lower(),
-        )
+        self._notes.setdefault(f"unknown-collation {name.lower()}", unknown_collation(name, self.title))
 
     def _note_malformed(self, connection: apsw.Connection, error: Exception) -> None:
         """One finding for each table that SQLite cannot parse whole, besides its own word on the first.
@@ -415,9 +410,9 @@ class SqliteSource:
                 "--copy-first reads from a temporary copy; or stop the application first",
             )
 
-    def _note(self, code: str, says: str, try_: str = "", key: str = "", level: Level = "note") -> None:
+    def _note(self, code: str, says: str, try_: str = "", level: Level = "note") -> None:
         finding = Finding(code=code, where=self.title, says=says, try_=try_, level=level)
-        self._notes.setdefault(f"{code} {key}".strip(), finding)
+        self._notes.setdefault(code, finding)
 
     def _explained(self, error: Exception, sql: str = "") -> Exception:
         """A driver's error as SourceError: what is, where, and what to do."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dbscale import schema as pg
-from dbscale.migrate import defaults, json_values
+from dbscale.migrate import defaults, json_values, vectors
 from dbscale.migrate.dialect import Scope, compile_node, condition, stored
 from dbscale.migrate.draft import Draft
 from dbscale.migrate.facts import MOST_COLUMNS, PAGE_ROW
@@ -313,6 +313,10 @@ def _indexes(draft: Draft, source: SourceTable) -> Iterator[pg.Index]:
     for index in source.indexes:
         columns = tuple(term.column for term in index.terms if term.column)
         if index.unique and len(columns) == len(index.terms) and _duplicates(draft, source, columns):
+            continue
+        if vectors.is_vector_index(index):
+            made = vectors.vector_index(draft, source, index)
+            yield from [made] if made else []
             continue
         try:
             yield _index(draft, source, index)

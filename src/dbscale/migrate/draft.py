@@ -24,6 +24,8 @@ class Draft:
     collation: str
     profiles: Mapping[str, TableProfile]
     facts: Facts
+    hnsw: bool = True
+    """Whether the target's pgvector has HNSW indexes."""
     load: dict[str, tuple[LoadColumn, ...]] = field(default_factory=dict)
     inlined: dict[tuple[str, str], Value] = field(default_factory=dict)
     """Generated columns by their expression: PostgreSQL does not let one refer to another."""

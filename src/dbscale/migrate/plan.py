@@ -20,7 +20,7 @@ from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfil
 from dbscale.migrate.names import Identifiers
 from dbscale.migrate.profile import DUPLICATE_KEYS, profile, with_broken
 from dbscale.migrate.room import check_server, clashes, empty, has_extension, look, shadowed
-from dbscale.migrate.source import lost, read_schema
+from dbscale.migrate.source import lost, read_schema, unknown_collations
 from dbscale.migrate.target import Target
 from dbscale.plan import Load, LoadColumn, Plan
 from dbscale.schema import Schema, quote
@@ -177,7 +177,7 @@ def make(
         if stopped
         else look(url, options.schema, options.state_schema, options.collate)
     )
-    survey, made = survey_source(source, options, vector=room.vector, say=say)
+    survey, made = survey_source(source, options, vector=room.vector, hnsw=room.hnsw, say=say)
     loads = tuple(_loads(survey, made.load, options, {table: made.tables[table] for table in made.load}))
     sequences = {each.table: each.sequence for each in made.identities if each.sequence}
     findings = [*room.findings, *survey.findings, *made.findings, *source.notes]
@@ -255,7 +255,13 @@ def _into_existing(
 
 
 def survey_source(
-    source: Source, options: Options, *, vector: bool, say: Callable[[str], None], thorough: bool = False
+    source: Source,
+    options: Options,
+    *,
+    vector: bool,
+    say: Callable[[str], None],
+    hnsw: bool = True,
+    thorough: bool = False,
 ) -> tuple[Survey, Target]:
     """Read the source's schema and values within one snapshot, choose types, and build the target's schema.
 
@@ -278,8 +284,15 @@ def survey_source(
             collation=options.collate,
             profiles=profiles,
             facts=known,
+            hnsw=hnsw,
         )
-    findings = (*damage, *lost(schema), *findings, *_repeated_keys(choices, profiles))
+    findings = (
+        *damage,
+        *lost(schema),
+        *unknown_collations(schema, source.title),
+        *findings,
+        *_repeated_keys(choices, profiles),
+    )
     return Survey(schema=schema, profiles=profiles, choices=choices, findings=findings), made
 
 

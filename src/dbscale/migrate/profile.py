@@ -373,7 +373,8 @@ def _printable(x: str) -> str:
     """SQL for a value as a person can read it, cut to fit a line."""
     return (
         f"CASE typeof({x}) WHEN 'blob' THEN 'x''' || hex(substr({x},1,24)) || '''' "
-        f"WHEN 'text' THEN '''' || substr({x},1,60) || '''' ELSE quote({x}) END"
+        f"WHEN 'text' THEN '''' || substr({x},1,60) || '''' "
+        f"WHEN 'real' THEN {x} ELSE quote({x}) END"  # SQLite's own word for a real depends on its version
     )
 
 

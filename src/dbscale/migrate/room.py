@@ -20,6 +20,8 @@ class Room:
     """What a plan for new tables has to know of its target."""
 
     vector: bool
+    hnsw: bool
+    """Whether there is pgvector, and whether it has HNSW indexes."""
     present: frozenset[str]
     new_schema: bool
     findings: tuple[Finding, ...] = ()
@@ -34,6 +36,7 @@ def look(url: str, schema: str, state_schema: str, collation: str = "") -> Room:
         check_privileges(connection, schema, new_schema=new_schema)
         return Room(
             vector=has_extension(connection, "vector"),
+            hnsw=bool(_value(connection, "SELECT EXISTS (SELECT FROM pg_am WHERE amname = 'hnsw')")),
             present=relations(connection, schema),
             new_schema=new_schema,
             findings=tuple(shadowed(connection, state_schema)),
@@ -56,7 +59,7 @@ def empty(reference: str, stopped: str, schema: str) -> Room:
         says=f"{stopped}: this plan takes it to be empty",
         try_="dbscale local up, and plan again, to see what it holds",
     )
-    return Room(vector=False, present=frozenset(), new_schema=schema != "public", findings=(finding,))
+    return Room(vector=False, hnsw=False, present=frozenset(), new_schema=schema != "public", findings=(finding,))
 
 
 def check_server(connection: Connection) -> None:

@@ -37,13 +37,16 @@ class Shape:
     """A condition on `{x}`; never NULL for a value of the class."""
 
 
-_REAL = (  # a real day of years 1 to 9999 and an hour to 23, where SQLite itself takes day 31 of any month and hour 24
-    "julianday({x}) IS NOT NULL AND {x}>='0001' AND substr({x},12,2)<'24' AND "
+_DAY = (  # a real day of years 1 to 9999 and an hour to 23, where SQLite itself takes day 31 of any month and hour 24
+    "{x}>='0001' AND substr({x},12,2)<'24' AND "
     "(substr({x},9,2)<'29' OR date(substr({x},1,10),'+0 days')=substr({x},1,10))"
 )
+_REAL = f"julianday({{x}}) IS NOT NULL AND {_DAY}"
+# Before 3.46 SQLite rounds to milliseconds first, and then knows no time in the last half of the last one.
+_NAIVE = f"(julianday({{x}}) IS NOT NULL OR {{x}} GLOB '9999-12-31[ T]23:59:59.999[5-9]*') AND {_DAY}"
 _MINUTE = "????-??-??[ T][0-2]?:??"
 _PLAIN = f"({{x}} GLOB '{_MINUTE}:??' OR {{x}} GLOB '{_MINUTE}')"
-_FRACTION = f"({{x}} GLOB '{_MINUTE}:??.*' AND substr({{x}},21) NOT GLOB '*[^0-9]*')"
+_FRACTION = f"({{x}} GLOB '{_MINUTE}:??.[0-9]*' AND substr({{x}},21) NOT GLOB '*[^0-9]*')"
 # What would be rounded up to the year 10000 is no time.
 _FINE = "ltrim(substr({x},27),'0') GLOB '[1-9]*'"
 _ROUNDS = f"{_FINE} AND {{x}} NOT GLOB '9999-12-31[ T]23:59:59.999999[5-9]*'"
@@ -56,7 +59,7 @@ def _short_zone(fine: str) -> str:
     forms = []
     for zone, size in _SHORT_ZONES:
         bare = f"substr({{x}},1,length({{x}})-{size})"
-        moment = " AND ".join((f"({_PLAIN} OR {_FRACTION})", _REAL, fine)).replace("{x}", bare)
+        moment = " AND ".join((f"({_PLAIN} OR {_FRACTION})", _NAIVE, fine)).replace("{x}", bare)
         forms.append(f"{{x}} GLOB '{_MINUTE}*{zone}' AND {moment}")
     return " OR ".join(forms)
 
@@ -86,9 +89,9 @@ SHAPES: dict[str, Shape] = {
     # Text. `iso-…`: YYYY-MM-DD[(space|T)HH:MM[:SS[.digits]][zone]], a real day of years 0001 to 9999, hours to 23.
     "empty": Shape("text", "length({x})=0"),
     "iso-date": Shape("text", f"({{x}} GLOB '????-??-??' AND {_REAL})"),
-    "iso-naive": Shape("text", f"(({_PLAIN} OR {_FRACTION} AND NOT {_FINE}) AND {_REAL})"),
+    "iso-naive": Shape("text", f"(({_PLAIN} OR {_FRACTION} AND NOT {_FINE}) AND {_NAIVE})"),
     "iso-zoned": Shape("text", _zoned(f"NOT {_FINE}")),
-    "iso-naive-fine": Shape("text", f"({_FRACTION} AND {_ROUNDS} AND {_REAL})"),
+    "iso-naive-fine": Shape("text", f"({_FRACTION} AND {_ROUNDS} AND {_NAIVE})"),
     "iso-zoned-fine": Shape("text", _zoned(_ROUNDS)),
     "iso-time": Shape(
         "text",

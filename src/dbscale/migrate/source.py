@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from dbscale.drivers.source import Reader
+from dbscale.drivers.source import Reader, unknown_collation
 from dbscale.errors import Finding, SourceError
 from dbscale.migrate import declaration
 from dbscale.migrate.declaration import fold
@@ -66,6 +66,17 @@ def lost(schema: SourceSchema) -> tuple[Finding, ...]:
         )
         for each in schema.unreadable
     )
+
+
+def unknown_collations(schema: SourceSchema, title: str) -> tuple[Finding, ...]:
+    """A finding for each collation that is none of SQLite's own, under the source's name."""
+    names: dict[str, str] = {}
+    for table in schema.tables:
+        found = [column.collation for column in table.columns]
+        found += [name for key in table.keys for name in key.collations]
+        found += [term.collation for index in table.indexes for term in index.terms]
+        names |= {name.lower(): name for name in found if name.upper() not in ("BINARY", "NOCASE", "RTRIM")}
+    return tuple(unknown_collation(name, title) for name in names.values())
 
 
 class _SchemaReader:

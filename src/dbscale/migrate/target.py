@@ -56,11 +56,13 @@ def build(
     skip: Collection[str] = (),
     profiles: Mapping[str, TableProfile] | None = None,
     facts: Facts | None = None,
+    hnsw: bool = True,
 ) -> Target:
     """The target for `source`, with the type of every column from `choices` (by table and column).
 
     `only` and `skip` are names of tables, ignoring ASCII case. `collation` is given to every text column (empty:
-    the database's own). Whatever is not carried over is a finding that carries the original SQL.
+    the database's own). `hnsw`: pgvector, where it is there, has HNSW indexes. Whatever is not
+    carried over is a finding that carries the original SQL.
     """
     draft = Draft(
         source=source,
@@ -70,6 +72,7 @@ def build(
         collation=collation,
         profiles=profiles or {},
         facts=facts or Facts(),
+        hnsw=hnsw,
     )
     chosen = [table for table in source.tables if wanted(table.name, only, skip)]
     views_chosen = [view for view in source.views if wanted(view.name, only, skip)]

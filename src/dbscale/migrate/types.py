@@ -23,6 +23,8 @@ from dbscale.migrate.remarks import Place
 Choices = dict[tuple[str, str], Choice]
 LARGEST = 1_000_000_000
 """Bytes of a value: PostgreSQL's limit is 1 GiB for a value and for a line of COPY, which has other columns too."""
+MOST_DIMENSIONS = 16_000
+"""Of pgvector's `vector` (VECTOR_MAX_DIM, src/vector.h); libSQL takes 65,536."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +163,8 @@ def _vector_type(asked: Wish, options: Options) -> str:
     """pgvector's vector for 32 bit numbers, an array for 64 bit ones; the other forms stay bytes."""
     size = VECTORS[asked.word][0]
     if size == 4:
-        return f"vector({asked.size})" if options.vectors else f"real[{asked.size}]"
+        fits = options.vectors and (asked.size or 0) <= MOST_DIMENSIONS
+        return f"vector({asked.size})" if fits else f"real[{asked.size}]"
     return f"double precision[{asked.size}]" if size == 8 else "bytea"
 
 

@@ -47,7 +47,8 @@ SELECT c.relname, i.indisunique, i.indisvalid, m.amname, pg_get_expr(i.indpred, 
        ARRAY(SELECT pg_get_indexdef(i.indexrelid, n, true) FROM generate_series(1, i.indnatts) AS n),
        i.indoption::int2[]::int[],
        ARRAY(SELECT coalesce(l.collname::text, '') FROM unnest(i.indcollation::oid[]) WITH ORDINALITY AS u(o, n)
-             LEFT JOIN pg_collation l ON l.oid = u.o ORDER BY u.n)
+             LEFT JOIN pg_collation l ON l.oid = u.o ORDER BY u.n),
+       ARRAY(SELECT DISTINCT o.opcname::text FROM pg_opclass o WHERE o.oid = ANY (i.indclass::oid[]))
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
  WHERE i.indrelid = %(relation)s::regclass"""
 
@@ -193,7 +194,7 @@ class _Live:
         if live is None:
             yield _finding("verify-index", where, "the index is not there")
             return
-        unique, valid, method, predicate, keys, terms, options, collations = live
+        unique, valid, method, predicate, keys, terms, options, collations, classes = live
         if not valid:
             yield _finding(
                 "verify-index", where, "it is not valid", try_=f"REINDEX INDEX {quote(self.schema, index.name)}"
@@ -207,6 +208,9 @@ class _Live:
         if keys != len(index.terms) or tuple(terms[keys:]) != tuple(_plain(name) for name in index.include):
             yield _finding("verify-index", where, f"its columns are {', '.join(terms)}")
             return
+        if index.operator_class and classes != [index.operator_class]:
+            says = f"its operator class is {', '.join(classes)}, not {index.operator_class}"
+            yield _finding("verify-index", where, says)
         for term, is_, option, collation in zip(index.terms, terms, options, collations, strict=False):
             if not self._same_term(term, is_, option, collation):
                 yield _finding("verify-index", where, f"{is_} stands where {term} should be", original=term)
