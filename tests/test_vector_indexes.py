@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from dbscale.migrate import estimate
 from fix_postgres import absent
 from fix_sqld import Sqld
 from test_turso import migrate
@@ -102,6 +103,18 @@ def test_they_become_hnsw_indexes_of_pgvector(sqld: START, with_pgvector: str, w
         assert "Index Scan using by_cosine" in plan
         assert connection.execute(query.encode()).fetchall() == [(int(row[0]["value"]),) for row in libsql["rows"]]
     assert "the same" in verify(source, with_pgvector, code=0)
+
+
+@pytest.mark.parametrize(("dimensions", "rows"), [(3, 2000), (128, 1000), (768, 100), (2000, 50)])
+def test_the_size_of_one_is_estimated(with_pgvector: str, dimensions: int, rows: int) -> None:
+    vector = f"(SELECT array_agg(random() + 0 * g * i) FROM generate_series(1, {dimensions}) i)"
+    with psycopg.connect(with_pgvector) as connection:
+        made = f"CREATE TABLE t AS SELECT {vector}::vector({dimensions}) v FROM generate_series(1, {rows}) g"
+        connection.execute(made.encode())
+        connection.execute("CREATE INDEX i ON t USING hnsw (v vector_cosine_ops)")
+        size = connection.execute("SELECT pg_relation_size('i')").fetchone()
+    assert size
+    assert rows * estimate.hnsw_bytes(f"vector({dimensions})") == pytest.approx(size[0], rel=0.15)
 
 
 def test_verify_knows_the_index(sqld: START, with_pgvector: str) -> None:

@@ -14,13 +14,16 @@ from collections.abc import Sequence
 from dbscale.drivers.source import Reader
 from dbscale.migrate.encode import Encoder
 from dbscale.plan import Load
-from dbscale.schema import Schema, Table
+from dbscale.schema import Schema, Table, quote
 
 ROW_OVERHEAD = 28
 INDEX_OVERHEAD = 12
 INDEX_FILL = 0.9
 KEY_BYTES = {"bigint": 8, "integer": 4, "uuid": 16, "timestamptz": 8, "timestamp": 8, "boolean": 1, "date": 4}
 OTHER_KEY_BYTES = 20
+HNSW_BYTES = 307
+"""Of an entry with 16 neighbours, beside its vector: measured with pgvector 0.8."""
+PAGE = 8192
 WHOLE_TO_ENCODING = 3.0
 """A whole migration with verification, to writing COPY input in one thread: 2.5 to 3.5 in `scripts/bench`."""
 SAMPLE_SECONDS = 0.5
@@ -35,9 +38,17 @@ def table_bytes(table: Table, load: Load) -> int:
     """About how many bytes one table and its indexes will take."""
     width = {column.name: KEY_BYTES.get(column.type, OTHER_KEY_BYTES) for column in table.columns}
     keys = [sum(width[name] for name in key.columns) for key in table.keys]
-    keys += [OTHER_KEY_BYTES * len(index.terms) for index in table.indexes]
+    keys += [OTHER_KEY_BYTES * len(index.terms) for index in table.indexes if index.method != "hnsw"]
     indexes = sum((bytes_ + INDEX_OVERHEAD) / INDEX_FILL for bytes_ in keys)
+    vectors = {quote(column.name): column.type for column in table.columns}
+    indexes += sum(hnsw_bytes(vectors[index.terms[0]]) for index in table.indexes if index.method == "hnsw")
     return round(load.rows * (ROW_OVERHEAD + indexes) + load.bytes)
+
+
+def hnsw_bytes(type_: str) -> float:
+    """About how many bytes an entry takes of an HNSW index on a `vector(n)`: entries lie within pages."""
+    entry = HNSW_BYTES + 4 * int(type_.removeprefix("vector(").removesuffix(")"))
+    return PAGE / (PAGE // entry) if entry <= PAGE else 2 * PAGE
 
 
 def seconds(reader: Reader, loads: Sequence[Load], *, encoding: str, jobs: int) -> float:
