@@ -106,6 +106,7 @@ def made(folder: Path, urls: dict[str, str]) -> Place:
     return found
 
 
+@pytest.mark.every_server
 def test_every_row_is_on_its_shard(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.migrate() == 0
     assert "verified: the same" in capsys.readouterr().out
@@ -174,6 +175,28 @@ def test_one_server_with_a_partition_for_each_range(place: Place, capsys: pytest
     assert dump(place.urls["home"]) == before
 
 
+def test_a_table_that_is_partitioned_later_is_the_same(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its key got the time as a further column, which `verify` says, and does not count as a difference."""
+    place.source("CREATE TABLE sales (id INTEGER PRIMARY KEY, day DATE NOT NULL, code TEXT UNIQUE NOT NULL);")
+    place.source("INSERT INTO sales VALUES (1, '2026-01-31', 'a'), (2, '2026-02-01', 'b');")
+    words = [str(place.folder / "a.db"), "home", "--config", str(place.folder / "dbscale.toml")]
+    assert run(["migrate", *words]) == 0
+    maps = place.folder / "shard_maps"
+    (maps / "farms.toml").write_text(
+        'name = "sales"\nkey = "date"\ntables = { sales = "day" }\nevery = "month"\n'
+        'ranges = [{ id = "all", shard = "home" }]\n'
+    )
+    apply = ["shards", "apply", "sales", "--maps", str(maps), "--config", str(place.folder / "dbscale.toml"), "--yes"]
+    assert run(apply) == 0
+    capsys.readouterr()
+    assert run(["verify", *words]) == 0
+    said = "".join(capsys.readouterr())
+    assert said.count("[verify-key-wider]") == 2
+    place("home", "ALTER TABLE sales DROP CONSTRAINT sales_code_key, ADD CONSTRAINT sales_code_key UNIQUE (day)")
+    assert run(["verify", *words]) == 1
+    assert "its columns are day, not code" in "".join(capsys.readouterr())
+
+
 def test_keys_of_no_partition_block(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.source("INSERT INTO farms (id, name) VALUES (300, 'too far'), (-1, 'too low');")
     assert place.migrate("--shard-target", "partitions", "--dry-run") == 2
@@ -183,6 +206,7 @@ def test_keys_of_no_partition_block(place: Place, capsys: pytest.CaptureFixture[
     assert place("home", "SELECT row_key FROM dbscale.quarantine ORDER BY 1::text") == [({"id": -1},), ({"id": 300},)]
 
 
+@pytest.mark.every_server
 def test_the_map_is_in_effect(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """What `shards apply` would do is done, and ids go on after the greatest of their range."""
     assert place.migrate() == 0

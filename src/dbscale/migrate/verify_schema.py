@@ -158,8 +158,22 @@ class _Live:
         where = f"{self.place}: {key.name}"
         if live is None or live[0] != ("p" if key.primary else "u"):
             yield _finding("verify-key", where, f"the {kind} ({', '.join(key.columns)}) is not there")
+        elif set(live[8]) - set(key.columns) and (*key.columns, *self._partitioned_by()) == tuple(live[8]):
+            says = (
+                f"it is ({', '.join(live[8])}): the table has been partitioned, and its keys hold the partitions' key"
+            )
+            yield _finding("verify-key-wider", where, says, level="note")
         elif tuple(live[8]) != key.columns:
             yield _finding("verify-key", where, f"its columns are {', '.join(live[8])}, not {', '.join(key.columns)}")
+
+    def _partitioned_by(self) -> tuple[str, ...]:
+        """The columns that the table is partitioned by; none where it is not."""
+        sql = (
+            "SELECT attname FROM pg_partitioned_table, unnest(partattrs::int2[]) WITH ORDINALITY AS of (number, place)"
+            " JOIN pg_attribute ON attnum = number"
+            " WHERE partrelid = %(relation)s::regclass AND attrelid = partrelid ORDER BY place"
+        )
+        return tuple(name for (name,) in self._rows(sql))
 
     def _foreign_key(self, key: ForeignKey, live: tuple[Any, ...] | None) -> Iterator[Finding]:
         where = f"{self.place}: {key.name}"

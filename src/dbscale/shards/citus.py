@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dbscale.errors import Finding
 from dbscale.plan import Sql
-from dbscale.schema import literal
+from dbscale.schema import literal, quote
 from dbscale.shards.facts import Facts, finding
 from dbscale.shards.live import LiveTable
 from dbscale.shards.map import Map
@@ -40,10 +40,12 @@ def steps(map_: Map, facts: Facts) -> Iterator[Sql]:
 
 
 def _call(does: str, call: str, table: LiveTable, database: str) -> Sql:
+    # What hangs together by foreign keys can only be taken back together: its other steps then find nothing to undo.
+    undo = f"SELECT undistribute_table({_name(table)}, cascade_via_foreign_keys => true) FROM pg_dist_partition"
     return Sql(
         does=f"{does} on {database}",
         sql=f"SELECT {call}",
-        undo=f"SELECT undistribute_table({_name(table)})",
+        undo=f"{undo} WHERE logicalrelid = {_name(table)}::regclass",
         on=database,
         blocks="writes",
     )
@@ -54,7 +56,8 @@ def _name(table: LiveTable) -> str:
 
 
 def findings(map_: Map, facts: Facts) -> Iterator[Finding]:
-    """What Citus would refuse: keys without the distribution column, tables that are not there."""
+    """What Citus would refuse: keys without the distribution column, foreign keys to tables that it does not hold,
+    tables that are not there."""
     database = facts.shards[map_.shard]
     live = facts.lives[database]
     for table, column in map_.tables.items():
@@ -72,3 +75,10 @@ def findings(map_: Map, facts: Facts) -> Iterator[Finding]:
                     f"{constraint.name} ({', '.join(constraint.columns)}) leaves out {column}: Citus refuses it",
                     f"a key over ({column}, {', '.join(constraint.columns)})",
                 )
+            if constraint.kind == "f" and constraint.parent not in (*map_.tables, *map_.reference):
+                says = f"{constraint.name} refers to {constraint.parent}, which is not on the map: Citus refuses it"
+                try_ = (
+                    f'reference = ["{constraint.parent}"] in the map,'
+                    f" or ALTER TABLE {found.sql} DROP CONSTRAINT {quote(constraint.name)}"
+                )
+                yield finding("blocker", "shard-foreign-key", f"{database}: {table}", says, try_)

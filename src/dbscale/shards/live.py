@@ -36,6 +36,20 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dependent:
+    """What hangs on a table itself and would not follow to another of its name."""
+
+    what: str
+    """For people: `the view public.large`."""
+    drop: str
+    """The statement that takes it away."""
+    again: str = ""
+    """The one that makes it again; empty where PostgreSQL does not say."""
+    columns: tuple[str, ...] = ()
+    """The table's columns that a foreign key refers to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveTable:
     schema: str
     name: str
@@ -45,14 +59,15 @@ class LiveTable:
     constraints: tuple[Constraint, ...] = ()
     indexes: dict[str, str] = field(default_factory=dict, hash=False)
     """Indexes that no constraint made, with their CREATE INDEX."""
+    uniques: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """Those of them that are unique, with their key columns (expressions left out)."""
     partitioned_by: str = ""
     """`RANGE (created_at)`."""
     partitions: tuple[Partition, ...] = ()
     rows: float = 0
     """The planner's estimate; negative where the table was never analysed."""
-    dependents: tuple[str, ...] = ()
-    """What hangs on the table itself and would not follow to another of its name: triggers, views, policies,
-    publications, and foreign keys of other tables, for people."""
+    dependents: tuple[Dependent, ...] = ()
+    """Triggers, views, policies, publications, and foreign keys of other tables."""
     grants: tuple[str, ...] = ()
     """The statements that give another table the same owner and rights; `%s` stands for its name."""
 
@@ -201,10 +216,11 @@ def _table(connection: Connection, name: str) -> LiveTable | None:
             connection.execute(
                 "SELECT i.relname, pg_get_indexdef(i.oid) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid"
                 " WHERE x.indrelid = %s AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.oid"
-                " AND conrelid = x.indrelid) ORDER BY 1",
+                " AND conrelid = x.indrelid AND contype <> 'f') ORDER BY 1",
                 [oid],
             ).fetchall()
         ),
+        uniques={name: tuple(found) for name, found in connection.execute(_UNIQUES, [oid])},
         partitioned_by=row[5],
         partitions=tuple(
             Partition(name=found[0], definition=found[1])
@@ -215,20 +231,41 @@ def _table(connection: Connection, name: str) -> LiveTable | None:
             )
         ),
         rows=row[4],
-        dependents=tuple(found[0] for found in connection.execute(_DEPENDENTS, {"oid": oid})),
+        dependents=tuple(
+            Dependent(what=found[0], drop=found[1], again=found[2], columns=tuple(found[3]))
+            for found in connection.execute(_DEPENDENTS, {"oid": oid})
+        ),
         grants=tuple(found[0] for found in connection.execute(_GRANTS, {"oid": oid})),
     )
 
 
+_UNIQUES = """
+    SELECT c.relname, ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = indrelid
+                            AND attnum = ANY (indkey[0:indnkeyatts - 1]) ORDER BY attnum)
+      FROM pg_index JOIN pg_class c ON c.oid = indexrelid
+     WHERE indrelid = %s AND indisunique AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid
+           AND conrelid = indrelid AND contype <> 'f')
+     ORDER BY 1"""
 _DEPENDENTS = """
-    SELECT 'the trigger ' || tgname FROM pg_trigger WHERE tgrelid = %(oid)s AND NOT tgisinternal
-    UNION SELECT 'the policy ' || polname FROM pg_policy WHERE polrelid = %(oid)s
-    UNION SELECT 'the publication ' || pubname FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid
-        WHERE prrelid = %(oid)s
-    UNION SELECT 'the foreign key ' || conname || ' of ' || conrelid::regclass FROM pg_constraint
-        WHERE confrelid = %(oid)s AND contype = 'f' AND conparentid = 0
-    UNION SELECT 'the view ' || ev_class::regclass FROM pg_depend JOIN pg_rewrite r ON r.oid = objid
-        WHERE classid = 'pg_rewrite'::regclass AND refobjid = %(oid)s AND ev_class <> %(oid)s
+    SELECT 'the trigger ' || tgname, format('DROP TRIGGER %%I ON %%s', tgname, tgrelid::regclass),
+           pg_get_triggerdef(oid), '{}'::text[]
+      FROM pg_trigger WHERE tgrelid = %(oid)s AND NOT tgisinternal
+    UNION SELECT 'the policy ' || polname, format('DROP POLICY %%I ON %%s', polname, polrelid::regclass), '', '{}'
+      FROM pg_policy WHERE polrelid = %(oid)s
+    UNION SELECT 'the publication ' || pubname, format('ALTER PUBLICATION %%I DROP TABLE %%s', pubname,
+           prrelid::regclass), format('ALTER PUBLICATION %%I ADD TABLE %%s', pubname, prrelid::regclass), '{}'
+      FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid WHERE prrelid = %(oid)s
+    UNION SELECT 'the foreign key ' || conname || ' of ' || conrelid::regclass,
+           format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname),
+           format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', conrelid::regclass, conname, pg_get_constraintdef(oid)),
+           ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = confrelid AND attnum = ANY (confkey))
+      FROM pg_constraint WHERE confrelid = %(oid)s AND contype = 'f' AND conparentid = 0
+    UNION SELECT format('the %%sview %%s', kind, c.oid::regclass), format('DROP %%sVIEW %%s', upper(kind),
+           c.oid::regclass), format('CREATE %%sVIEW %%s AS %%s', upper(kind), c.oid::regclass,
+           rtrim(pg_get_viewdef(c.oid), ';')), '{}'
+      FROM pg_depend JOIN pg_rewrite r ON r.oid = objid JOIN pg_class c ON c.oid = ev_class,
+           LATERAL (SELECT CASE relkind WHEN 'm' THEN 'materialized ' ELSE '' END AS kind) AS of
+     WHERE classid = 'pg_rewrite'::regclass AND refobjid = %(oid)s AND ev_class <> %(oid)s
     ORDER BY 1"""
 _GRANTS = """
     SELECT format('ALTER TABLE %%%%s OWNER TO %%I', pg_get_userbyid(relowner)) FROM pg_class

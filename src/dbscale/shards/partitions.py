@@ -104,13 +104,26 @@ def findings(map_: Map, facts: Facts) -> Iterator[Finding]:
 
 
 def _obstacles(table: LiveTable, column: str, where: str) -> Iterator[Finding]:
+    """Why a table cannot be partitioned by `column` as it is, each with the statements that clear the way."""
     for dependent in table.dependents:
-        says = f"{dependent} hangs on it, and would not follow to the partitioned table of its name"
-        yield finding("blocker", "partition-dependent", where, says, "drop it, apply the map, and make it again")
+        says = f"{dependent.what} hangs on it, and would not follow to the partitioned table of its name"
+        again = dependent.again
+        if dependent.columns and column not in dependent.columns:
+            again = ""
+            says += f", where ({', '.join(dependent.columns)}) alone is no key any more"
+        try_ = f"{dependent.drop}; apply the map{f', then {again}' if again else ''}"
+        yield finding("blocker", "partition-dependent", where, says, try_)
+    for name, columns in table.uniques.items():
+        if column not in columns:
+            says = f"the unique index {name} leaves out {column}, and no partitioned table can have it"
+            plain = table.indexes[name].replace("CREATE UNIQUE INDEX", "CREATE INDEX", 1)
+            try_ = f"DROP INDEX {quote(table.schema, name)}; for lookups, after the map is applied: {plain}"
+            yield finding("blocker", "partition-index", where, says, try_)
     for constraint in table.constraints:
         if constraint.kind == "x":
             says = f"{constraint.name} excludes rows, which no partitioned table can"
-            yield finding("blocker", "partition-exclude", where, says, "drop it")
+            try_ = f"ALTER TABLE {table.sql} DROP CONSTRAINT {quote(constraint.name)}"
+            yield finding("blocker", "partition-exclude", where, says, try_)
         if constraint.kind in ("p", "u") and column not in constraint.columns:
             yield finding(
                 "behaviour",
@@ -370,5 +383,8 @@ def by_key_findings(map_: Map, facts: Facts) -> Iterator[Finding]:
             continue
         inner = {f"the foreign key {c.name} of {t}" for t in map_.tables if t in live.tables
                  for c in live.tables[t].constraints if c.kind == "f"}  # fmt: skip
-        apart = replace(table, dependents=tuple(text for text in table.dependents if text not in inner))
+        apart = replace(
+            table,
+            dependents=tuple(each for each in table.dependents if each.what not in inner or column not in each.columns),
+        )
         yield from _obstacles(apart, column, where)
