@@ -36,7 +36,7 @@ MIGRATION_SUITE = frozenset(
     f"test_{name}"
     for name in ("migrate", "verify", "pitfalls", "target", "defaults", "views", "faults", "fixtures", "rehearsal")
 )
-"""Modules whose tests run on every version of `--pg`; the others run on the newest of them."""
+"""Modules whose tests run on every version of `--pg`, as those marked every_server do; the others on the newest."""
 IMAGES = ("postgres:17", "dbscale-test-postgres")
 
 
@@ -60,6 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_server: runs on every version of --pg, as the suite of migrations does")
     config.addinivalue_line("markers", "embedded: is about dbscale's own servers; of no use on one in a container")
 
 
@@ -69,7 +70,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("each_version", [v for v in versions if v.isdigit()] or ["18"])
     if "server" not in metafunc.fixturenames:
         return
-    if metafunc.module.__name__ not in MIGRATION_SUITE:
+    every = metafunc.definition.get_closest_marker("every_server")
+    if metafunc.module.__name__ not in MIGRATION_SUITE and not every:
         versions = [_newest(versions)]
     if "replica" in metafunc.fixturenames or metafunc.definition.get_closest_marker("embedded"):
         versions = [version for version in versions if version != "container"] or ["18"]

@@ -117,7 +117,20 @@ def test_three_servers_one_of_which_dies(place: Place, servers: Path, capsys: py
 def _a_server_dies_while_a_map_is_applied(place: Place, servers: Path, maps: list[str]) -> None:
     file = place.folder / "shard_maps" / "farms.toml"
     file.write_text(file.read_text().replace("until = 300", "until = 400"))
-    crash(servers, "shard_3")
+    command = [sys.executable, "-m", "dbscale.cli", "shards", "apply", "farms", *maps, "--yes"]
+    with psycopg.connect(place.urls["three"]) as holder:
+        holder.execute("LOCK TABLE farms")  # so that the step on this shard is under way when its server ends
+        applying = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'farms'::regclass"
+        while place("three", waiting) == [(0,)]:
+            assert applying.poll() is None, applying.communicate()
+            time.sleep(0.02)
+        crash(servers, "shard_3")
+        with pytest.raises(psycopg.OperationalError):
+            holder.execute("SELECT 1")
+    _, said = applying.communicate(timeout=60)
+    assert applying.returncode == 4, said
+    assert "when the server is back, run the same command again" in said
     assert run(["shards", "apply", "farms", *maps, "--yes"]) == 0  # an embedded server is started where it is needed
     assert run(["shards", "check", "farms", *maps]) == 0
     place("three", "INSERT INTO farms (id) VALUES (399)")

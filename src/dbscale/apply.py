@@ -239,11 +239,14 @@ def _prepare(urls: Mapping[str, str], others: Iterable[str], state_schema: str, 
     The number of a new run is one that none of them has seen: what another run left there is not taken for its own.
     """
     catalog.prepare(home, state_schema)
-    with ExitStack() as stack:
-        connections = [home]
-        for name in sorted(others):
-            connections.append(stack.enter_context(postgres.connect(urls[name])))
-            catalog.prepare(connections[-1], state_schema)
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+
+        def prepared(name: str) -> Connection:
+            connection = stack.enter_context(postgres.connect(urls[name]))
+            catalog.prepare(connection, state_schema)
+            return connection
+
+        connections = [home, *pool.map(prepared, sorted(others))]
         if new and len(connections) > 1:
             used = max(catalog.last_run(connection, state_schema) for connection in connections)
             for connection in connections:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 import psycopg
@@ -107,7 +108,7 @@ class Loader:
     def run(self, done: set[int]) -> Iterator[Progress | Loaded]:
         """Copy every load but those in `done`; yields progress, and each load once it is complete."""
         tallies = {number: _Tally() for number in self.loads}
-        for task in self._plan(done, tallies):
+        for task in _in_turns(self._plan(done, tallies)):
             self._tasks.put(task)
             tallies[task.number].waiting += 1
         for number, tally in tallies.items():
@@ -371,6 +372,14 @@ def shown(row: Refused) -> str:
         text = row.raw[:60].decode(errors="backslashreplace")
         return repr(text) + ("…" if len(row.raw) > 60 else "")
     return row.raw.decode()
+
+
+def _in_turns(tasks: Iterable[_Task]) -> Iterator[_Task]:
+    """The tasks of the databases in turns, so that several servers work side by side; each one's in their order."""
+    of: dict[str, list[_Task]] = {}
+    for task in tasks:
+        of.setdefault(task.load.on, []).append(task)
+    return (task for turn in zip_longest(*of.values()) for task in turn if task is not None)
 
 
 def _name(part: Range) -> str:

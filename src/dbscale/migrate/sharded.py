@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from itertools import zip_longest
 from uuid import UUID
 
 from dbscale.drivers import postgres
@@ -421,8 +422,9 @@ def _steps(work: _Spread, facts: Facts, schemas: Mapping[str, Schema], loads: Se
         for name, schema in schemas.items()
     ]
     for number in range(PHASES):
-        for on, phase in phases:
-            yield from (step if isinstance(step, Load) else _moved(step, on) for step in next(phase))
+        # In turns, so that within a group the largest tables of all databases come first.
+        of = [[step if isinstance(step, Load) else _moved(step, on) for step in next(phase)] for on, phase in phases]
+        yield from (step for turn in zip_longest(*of) for step in turn if step is not None)
         if number == 0:
             yield from _checks(work, facts)
         if number == IDENTITIES:
