@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -133,6 +134,8 @@ def test_a_token_is_in_no_output(  # noqa: PLR0917 - fixtures
     keys = Keys(tmp_path)
     server = sqld("served", "--auth-jwt-key-file", str(keys.public_file))
     target = new_database()
+    password = urlsplit(target).password
+    assert password
     right, wrong = keys.token("ro"), Keys(tmp_path / "other").token()
     settings.write_text(f'[databases.turso]\nurl = "{server.url}"\ntoken = "env:TURSO_AUTH_TOKEN"\n')
 
@@ -155,10 +158,12 @@ def test_a_token_is_in_no_output(  # noqa: PLR0917 - fixtures
             ("migrate", name, target, "--yes", "--json"),
             *((("migrate", name, target, "--dry-run", "--json"), ("verify", name, target)) if every else ()),
             *((("status", target), ("doctor",)) if every else ()),
+            ("doctor", name, target),
         ):
             done = dbscale(*words)
             assert "this is a bug" not in done.stderr, done.stderr
             assert token not in done.stdout + done.stderr, words
+            assert password not in done.stdout + done.stderr, words
             if token == wrong and words[0] in ("migrate", "assess", "verify") and "--hold-writes" not in words:
                 assert done.returncode == 3, done.stderr
                 assert "token" in done.stdout + done.stderr

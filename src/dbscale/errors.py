@@ -25,7 +25,7 @@ Level = Literal["blocker", "data", "behaviour", "note"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was noticed. `code` has a section of that name in docs/errors.md."""
+    """One thing that was noticed. `code` has a section of that name in docs/errors.md; no place has a secret in it."""
 
     code: str
     where: str
@@ -34,6 +34,10 @@ class Finding:
     level: Level = "note"
     original: str = ""
     """The SQL it speaks of, as the source has it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "where", redact(self.where))
+        object.__setattr__(self, "try_", redact(self.try_))
 
 
 class DbscaleError(Exception):

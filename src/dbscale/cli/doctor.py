@@ -14,7 +14,7 @@ from dbscale.cli import output, places
 from dbscale.cli.runs import again
 from dbscale.config import Config, Database, Location
 from dbscale.drivers import postgres
-from dbscale.errors import ConfigError, DbscaleError, Finding
+from dbscale.errors import ConfigError, DbscaleError, Finding, redact
 from dbscale.indexes import facts, health
 from dbscale.migrate import room
 from dbscale.plan import Plan
@@ -36,7 +36,7 @@ def doctor(databases: tuple[str, ...], *, state_schema: str, as_json: bool, conf
     findings: list[Finding] = []
     looked: dict[str, str] = {}
     for name in names:
-        looked[name], found = _looked(settings, name, state_schema, asked=bool(databases))
+        looked[redact(name)], found = _looked(settings, name, state_schema, asked=bool(databases))
         findings += found
     wrong = any(finding.level != "note" for finding in findings)
     if as_json:
