@@ -276,6 +276,14 @@ def test_maps_are_checked_against_each_other_and_the_topology() -> None:
     assert caught.value.try_ == "did you mean 's22'?"
 
 
+@pytest.mark.parametrize("name", ["nothing", "a.b.c", "postgresql://127.0.0.1:5432/x", ""])
+def test_a_name_that_no_map_has(name: str) -> None:
+    maps = file.load(ROOT / "shard_maps", parse_config(tomllib.loads((ROOT / "dbscale.toml").read_text())))
+    assert maps.named("public.farms") is maps.named("farms")
+    with pytest.raises(ConfigError, match="no shard map is called"):
+        maps.named(name)
+
+
 def test_what_cannot_be_split_or_merged() -> None:
     map_ = file.parse(FARMS)
     for at, words in ((100, "is not inside b"), (200, "is not inside b"), (5, "is not inside b")):

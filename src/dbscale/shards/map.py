@@ -344,7 +344,7 @@ class Maps:
 
     def named(self, name: str) -> Map:
         """The map called `name`, or the one that holds the table `name`; ConfigError where there is none."""
-        found = next((map_ for map_ in self.maps if map_.name == name), None) or self.of(*reversed(name.split(".")))
+        found = next((map_ for map_ in self.maps if map_.name == name), None) or self.place(name)[0]
         if found is None:
             known = ", ".join(map_.name for map_ in self.maps) or "there are none"
             raise ConfigError(f"no shard map is called {name!r}", where="shard_maps/", try_=f"maps: {known}")
