@@ -100,6 +100,8 @@ class View:
     sql: str
     """The query, as PostgreSQL's SQL."""
     columns: tuple[str, ...] = ()
+    reads: frozenset[str] = frozenset()
+    """The tables and views it names, quoted with their schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

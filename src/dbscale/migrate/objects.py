@@ -81,9 +81,16 @@ class _Views:
     def make(self, view: SourceObject) -> None:
         low = ascii_lower(view.name)
         self.failed[low] = "it reads itself"
+        reads = set()
+
+        def relation(name: str) -> Relation:
+            found = self.relation(name)
+            reads.add(found.sql)
+            return found
+
         try:
             names, select = parse_view(view.sql)
-            sql, columns = compile_view(select, self.relation)
+            sql, columns = compile_view(select, relation)
             spelled = view.columns or names or tuple(name for name, _ in columns)
             if len(spelled) != len(columns):
                 raise Untranslatable("its columns are not those that SQLite finds")
@@ -102,7 +109,7 @@ class _Views:
         given = tuple(self.draft.names.column(view.name, name) for name in spelled)
         name = self.draft.names.table(view.name)
         named = [(column, value) for column, (_, value) in zip(spelled, columns, strict=True)]
-        self.made[low] = (pg.View(name=name, sql=sql, columns=given), named)
+        self.made[low] = (pg.View(name=name, sql=sql, columns=given, reads=frozenset(reads)), named)
         loads = tuple(
             LoadColumn(source=column, target=target, conversion=_conversion(value))
             for (column, value), target in zip(named, given, strict=True)

@@ -20,7 +20,6 @@ from dbscale.migrate import canonical, room, steps
 from dbscale.migrate.encode import as_int
 from dbscale.migrate.plan import Migration
 from dbscale.plan import Load, LoadColumn, Plan, Sql, Step
-from dbscale.query import parse
 from dbscale.schema import Column, Schema, Table, View, columns_sql, literal, quote
 from dbscale.shards import client, live, predicates, targets
 from dbscale.shards.facts import Facts, databases
@@ -319,7 +318,7 @@ def _views(work: _Spread) -> tuple[View, ...]:
     elsewhere = {name for name in elsewhere if work.places(name) != (work.servers.home,)}
     kept = []
     for view in work.schema.views:
-        found = sorted({table.name for table in parse(view.sql).tables} & elsewhere)
+        found = sorted(name for name in elsewhere if quote(work.schema.name, name) in view.reads)
         if not found:
             kept.append(view)
             continue
