@@ -119,7 +119,7 @@ def _a_server_dies_while_a_map_is_applied(place: Place, servers: Path, maps: lis
     file.write_text(file.read_text().replace("until = 300", "until = 400"))
     command = [sys.executable, "-m", "dbscale.cli", "shards", "apply", "farms", *maps, "--yes"]
     with psycopg.connect(place.urls["three"]) as holder:
-        holder.execute("LOCK TABLE farms")  # so that the step on this shard is under way when its server ends
+        holder.execute("LOCK TABLE farms IN ACCESS SHARE MODE")  # its step on this shard waits, until the server ends
         applying = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'farms'::regclass"
         while place("three", waiting) == [(0,)]:

@@ -212,6 +212,13 @@ def test_rows_on_the_wrong_server_stop_the_plan(deployment: Deployment, farms: M
          "one", "shard-not-applied"),
         ("ALTER TABLE farms ADD COLUMN more int", "two", "shard-schema-differs"),
         ("DROP INDEX idx_farms_name", "two", "shard-schema-differs"),
+        ("ALTER TABLE predictions DROP CONSTRAINT predictions_farm_id_fkey", "two", "shard-schema-differs"),
+        ('ALTER TABLE farms ALTER "Name" TYPE text COLLATE "C"', "one", "shard-schema-differs"),
+        ("ALTER TABLE predictions ADD FOREIGN KEY (farm_id) REFERENCES farms NOT VALID", "one", "shard-not-valid"),
+        ("ALTER TABLE predictions RENAME farm_id TO farm", "two", "shard-key-missing"),
+        ("ALTER TABLE predictions DROP CONSTRAINT predictions_pkey, ADD PRIMARY KEY (id)", "two", "shard-unique"),
+        ("CREATE TABLE more (id int PRIMARY KEY); ALTER TABLE predictions ADD m int REFERENCES more",
+         "one", "shard-foreign-key"),
         ("UPDATE crops SET label = 'other'", "two", "shard-not-applied"),
         ("UPDATE dbscale.owned_ranges SET state = 'fenced'", "two", "shard-fenced"),
         ("UPDATE dbscale.owned_ranges SET range_id = 'f0'", "two", "shard-two-owners"),
@@ -229,6 +236,31 @@ def test_check_finds_what_was_changed_by_hand(
     assert code not in {finding.code for finding in check(farms, deployment.facts(farms))}
     deployment(database, breaks)
     assert code in {finding.code for finding in check(farms, deployment.facts(farms))}
+
+
+def test_check_finds_servers_that_are_not_alike(deployment: Deployment, farms: Map) -> None:
+    deployment.apply(farms)
+    facts = deployment.facts(farms)
+    two = facts.lives["two"]
+    for other, code in (
+        (replace(two, encoding="LATIN1"), "shard-encoding"),
+        (replace(two, collation="ko_KR.utf8"), "shard-collation"),
+        (replace(two, version=two.version - 10_000), "shard-version"),
+    ):
+        assert [found.code for found in check(farms, replace(facts, lives={**facts.lives, "two": other}))] == [code]
+
+
+def test_check_finds_a_table_that_nobody_has_and_a_key_of_another_order(deployment: Deployment, farms: Map) -> None:
+    deployment.apply(farms)
+    for database in deployment.urls:
+        deployment(database, "DROP TABLE predictions")
+    assert "shard-table-missing" in {found.code for found in check(farms, deployment.facts(farms))}
+    deployment("home", "CREATE TABLE places (code text PRIMARY KEY)")
+    places = file.parse({**FARMS, "name": "places", "key": "text", "tables": {"places": "code"}, "reference": [],
+                         "ranges": [{"id": "p0", "from": "", "shard": "s1"}], "until": "~"}, "p.toml")  # fmt: skip
+    (found,) = (found for found in deployment.plan(places).blockers if found.code == "shard-key-collation")
+    deployment("home", found.try_)
+    assert not deployment.plan(places).blockers
 
 
 def test_reference_tables_are_copied_again_by_maintain(deployment: Deployment, farms: Map) -> None:

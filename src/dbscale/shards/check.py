@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dbscale.errors import Finding
+from dbscale.schema import quote
 from dbscale.shards import client
 from dbscale.shards.client import generated, sequence_name
 from dbscale.shards.facts import Facts, databases, finding
-from dbscale.shards.live import Live
+from dbscale.shards.live import Live, LiveTable
 from dbscale.shards.map import Map
 
 ALARM = 0.8
@@ -25,7 +26,8 @@ def check(map_: Map, facts: Facts) -> list[Finding]:
         for step in client.steps(map_, facts)
     ]
     lives = [facts.lives[name] for name in databases(map_, facts.shards)]
-    found += [*_alike(lives), *_columns(map_, lives), *_epochs(map_, lives), *_ids(map_, facts), *_states(map_, lives)]
+    found += [*_alike(lives), *_columns(map_, lives), *_unproven(lives)]
+    found += [*_epochs(map_, lives), *_ids(map_, facts), *_states(map_, lives)]
     return found
 
 
@@ -49,10 +51,8 @@ def _columns(map_: Map, lives: list[Live]) -> Iterator[Finding]:
         for database, table in having[1:]:
             first, other = having[0]
             for what, one, two in (
-                ("columns", {(c.name, c.type, c.nullable) for c in other.columns},
-                 {(c.name, c.type, c.nullable) for c in table.columns}),
-                ("constraints", {c.definition for c in other.constraints if c.kind in "pux"},
-                 {c.definition for c in table.constraints if c.kind in "pux"}),
+                ("columns", _column_facts(other), _column_facts(table)),
+                ("constraints", _constraint_facts(map_, other), _constraint_facts(map_, table)),
                 ("indexes", set(other.indexes), set(table.indexes)),
             ):  # fmt: skip
                 if one != two:
@@ -63,6 +63,31 @@ def _columns(map_: Map, lives: list[Live]) -> Iterator[Finding]:
                         f"{database}: {name}",
                         f"its {what} are not those on {first}: {differing}",
                         "run the same migrations on every shard (dbscale upgrade)",
+                    )
+
+
+def _column_facts(table: LiveTable) -> set[tuple[object, ...]]:
+    return {(c.name, c.type, c.nullable, c.generated, c.collation) for c in table.columns}
+
+
+def _constraint_facts(map_: Map, table: LiveTable) -> set[str]:
+    """Keys, exclusions, and the foreign keys that every shard can hold: those within the group."""
+    held = {*map_.tables, *map_.reference}
+    return {c.definition for c in table.constraints if c.kind in "pux" or (c.kind == "f" and c.parent in held)}
+
+
+def _unproven(lives: list[Live]) -> Iterator[Finding]:
+    """Constraints that the rows were never held against: a row may have no parent on its shard."""
+    for live in lives:
+        for name, table in live.tables.items():
+            for constraint in table.constraints:
+                if not constraint.valid:
+                    yield finding(
+                        "behaviour",
+                        "shard-not-valid",
+                        f"{live.database}: {name}.{constraint.name}",
+                        "it is NOT VALID: rows that were there before may break it",
+                        f"ALTER TABLE {table.sql} VALIDATE CONSTRAINT {quote(constraint.name)}",
                     )
 
 
