@@ -137,9 +137,9 @@ def server(request: pytest.FixtureRequest, server_root: Path) -> Postgres:
     return Postgres(version=version, url=running.url, embedded=running)
 
 
-@pytest.fixture(scope="session")
-def replica(server: Postgres, server_root: Path) -> Postgres:
-    """A real streaming replica of `server`."""
+@pytest.fixture(scope="module")
+def replica(server: Postgres, server_root: Path) -> Iterator[Postgres]:
+    """A real streaming replica of `server`; gone with the module, as it replays whatever other tests write."""
     assert server.embedded
     running = embedded.up(
         f"{server.embedded.name}_replica_1",
@@ -147,7 +147,8 @@ def replica(server: Postgres, server_root: Path) -> Postgres:
         binaries=binaries(server.version),
         primary=server.embedded.name,
     )
-    return Postgres(version=server.version, url=running.url, embedded=running)
+    yield Postgres(version=server.version, url=running.url, embedded=running)
+    embedded.down(running.name, root=server_root, remove=True)
 
 
 _numbers = itertools.count(1)
