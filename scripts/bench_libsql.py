@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-from bench import Result, make_marketplace, timed
+from bench_migrate import Result, make_marketplace, timed
 
 from dbscale.drivers import embedded
 
