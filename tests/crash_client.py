@@ -6,6 +6,7 @@ server. Either way the transaction that it belongs to is not committed yet; for 
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -15,18 +16,18 @@ from typing import Any
 from dbscale import catalog, loading
 from dbscale.cli import run
 
-count = 0
+made = itertools.count(1)
+"""The marks' numbers: taken in one operation, as several threads make marks."""
 
 
 def dying(mark: Callable[..., Any], at: int, when: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        global count  # noqa: PLW0603
-        count += 1
+        number = next(made)
         print("mark", file=sys.stderr, flush=True)
-        if count == at and when == "before":
+        if number == at and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = mark(*arguments)
-        if count == at and when == "after":
+        if number == at and when == "after":
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
@@ -39,5 +40,5 @@ if __name__ == "__main__":
     catalog.step_done = dying(catalog.step_done, int(number), moment)
     catalog.part_done = dying(catalog.part_done, int(number), moment)
     status = run(arguments)
-    print(f"marks {count}", file=sys.stderr)
+    print(f"marks {next(made) - 1}", file=sys.stderr)
     sys.exit(status)

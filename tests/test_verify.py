@@ -464,6 +464,19 @@ def test_the_schema(
             assert _dump(other) == before
 
 
+def test_numbers_in_json_and_days_in_views(database: str, tmp_path: Path) -> None:
+    """A REAL in a jsonb key with more than 15 digits, and a view on Julian days."""
+    path = tmp_path / "numbers.db"
+    connection = apsw.Connection(str(path))
+    connection.execute(
+        "CREATE TABLE t (a JSON PRIMARY KEY, b DATETIME);"
+        "INSERT INTO t VALUES (1.222589827195201e+19, 1721425.5), (1e21, 2460000.25), (1e-7, NULL), ('[1.50]', 2440587.5);"
+        "CREATE VIEW v AS SELECT b FROM t"
+    )
+    connection.close()
+    assert run(["migrate", str(path), database, "--yes"]) == 0
+
+
 def test_json_s_null_in_a_view(database: str, tmp_path: Path) -> None:
     """JSON's null is a value, NULL is none; a driver that reads JSON makes them one."""
     path = tmp_path / "null.db"

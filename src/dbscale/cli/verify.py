@@ -24,6 +24,7 @@ from dbscale.migrate.plan import Migration
 from dbscale.migrate.row_key import canonical_key
 from dbscale.migrate.verify import Report
 from dbscale.migrate.verify import verify as compare
+from dbscale.migrate.verify_views import View
 from dbscale.plan import Load, LoadColumn, Plan
 from dbscale.schema import quote
 
@@ -146,7 +147,11 @@ def _check_one(
     if migration.target:
         known = {view.name: view for view in migration.survey.schema.views}
         made = {view.name for view in migration.target.schema.views}
-        views = {new: known[old] for old, new in migration.target.tables.items() if old in known and new in made}
+        views = {
+            view.target: View(known[view.source], tuple(column.conversion for column in view.columns))
+            for view in migration.target.views
+            if view.source in known and view.target in made
+        }
     with _progress(migration, quiet=quiet) as progress:
         return compare(
             source,

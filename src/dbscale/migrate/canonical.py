@@ -342,9 +342,7 @@ def _real(value: float, conversion: Conversion, to: Type) -> str:
     if reading == "shortest" and to.family == "numeric":
         return "Infinity" if value == float("inf") else "-Infinity" if value == -float("inf") else _digits(repr(value))
     if reading == "text" or (reading == "keep" and to.family == "json"):
-        mantissa, mark, exponent = repr(value).partition("e")
-        spelled = mantissa + ("" if "." in mantissa else ".0") + mark + exponent
-        spelled = {"inf.0": "Inf", "-inf.0": "-Inf"}.get(spelled, spelled)
+        spelled = real_spelling(value)
         if to.family == "bytea":
             return spelled.encode().hex()
         return json_spelling(spelled) if to.name == "jsonb" else spelled
@@ -358,6 +356,13 @@ def _real(value: float, conversion: Conversion, to: Type) -> str:
     if not conversion.rounded and microseconds / float(scale) != value:
         raise ValueError
     return _moment(microseconds + (APPLE_SECONDS * _MILLION if reading == "apple-s" else 0), to)
+
+
+def real_spelling(value: float) -> str:
+    """A REAL as text: the fewest digits that read back the same, with a point, as SQLite prints one."""
+    mantissa, mark, exponent = repr(value).partition("e")
+    spelled = mantissa + ("" if "." in mantissa else ".0") + mark + exponent
+    return {"inf.0": "Inf", "-inf.0": "-Inf"}.get(spelled, spelled)
 
 
 def _digits(text: str) -> str:

@@ -23,7 +23,6 @@ from dbscale.drivers.source import Reader, Source
 from dbscale.errors import Finding, SourceError
 from dbscale.migrate import encode, verify_buckets, verify_schema, verify_views
 from dbscale.migrate.encode import Range
-from dbscale.migrate.model import SourceObject
 from dbscale.migrate.verify_rows import RowsReport, TableCheck
 from dbscale.plan import Load
 from dbscale.schema import Schema
@@ -67,7 +66,7 @@ def verify(
     *,
     jobs: int = 2,
     quarantined: Mapping[str, Collection[str]] | None = None,
-    views: Mapping[str, SourceObject] | None = None,
+    views: Mapping[str, verify_views.View] | None = None,
     all_views: bool = False,
     samples: int = SAMPLES,
     progress: Callable[[str, int], None] = lambda _table, _rows: None,
@@ -94,7 +93,7 @@ def verify(
         if schema is not None:  # first, as a view cannot be divided among the sessions
             planned = {view.name for view in schema.views}
             tasks += [
-                _Task(f"{schema.name}.{name}", partial(_compare_view, schema.name, name, view, costly=all_views))
+                _Task(f"{schema.name}.{name}", partial(_compare_view, (schema.name, name), view, costly=all_views))
                 for name, view in (views or {}).items()
                 if name in planned and f"{schema.name}.{name}" not in absent
             ]
@@ -157,9 +156,9 @@ def _compare_range(
 
 
 def _compare_view(
-    schema: str, name: str, view: SourceObject, reader: Reader, connection: Connection, *, costly: bool
+    relation: tuple[str, str], view: verify_views.View, reader: Reader, connection: Connection, *, costly: bool
 ) -> list[Finding]:
-    return verify_views.compare(reader, connection, schema, name, view, costly=costly)
+    return verify_views.compare(reader, connection, relation, view, costly=costly)
 
 
 def _run(tasks: Sequence[_Task], readers: Sequence[Reader], connections: Sequence[Connection]) -> Iterator[_Result]:

@@ -20,6 +20,7 @@ from dbscale.drivers.source import Reader, Value
 from dbscale.migrate import canonical
 from dbscale.migrate.encode import Row
 from dbscale.migrate.verify_rows import Difference, RowsReport, TableCheck, cut, one, printable
+from dbscale.plan import Conversion
 from dbscale.schema import quote
 
 ROWS_A_BUCKET = 2000
@@ -27,6 +28,9 @@ MOST_BUCKETS = 32_768
 MOST_LOOKED_AT = 100_000
 """Rows of differing buckets that are looked at one by one; with more, the counts are the least there are."""
 
+
+_REAL = "real:"
+"""Before a document that is a number with a fraction: no array begins so."""
 
 _PARTS = struct.Struct(">H6xqq8x")
 """Of a hash: the bits that choose the bucket, and the two numbers that are added up."""
@@ -210,7 +214,7 @@ def _hashes(check: TableCheck, reader: Reader, connection: Connection) -> Iterat
 
 def _chunks(check: TableCheck, reader: Reader) -> Iterator[tuple[list[int], list[Value], list[list[Value]]]]:
     """Places, lines and, for each jsonb column, its documents, of some thousand rows at a time."""
-    documents = [canonical.source_json(f"s.{quote(each.source)}", each.conversion) for each in check.json]
+    documents = [_document_sql(f"s.{quote(each.source)}", each.conversion) for each in check.json]
     selected = f"CAST({check.line} AS BLOB)" + "".join(f", CAST({document} AS BLOB)" for document in documents)
     load = check.load
     if load.rowid:
@@ -237,6 +241,17 @@ def _chunks(check: TableCheck, reader: Reader) -> Iterator[tuple[list[int], list
         done += len(found)
 
 
+def _document_sql(column: str, conversion: Conversion) -> str:
+    """As `canonical.source_json`, but for reals, of which SQLite's text keeps 15 digits: `_document` spells them."""
+    text = canonical.source_json(column, conversion)
+    return f"CASE typeof({column}) WHEN 'real' THEN '{_REAL}'||quote({column}) ELSE {text} END"
+
+
+def _document(text: bytes) -> bytes:
+    real = text.removeprefix(_REAL.encode())
+    return text if real == text else f"[{canonical.real_spelling(float(real))}]".encode()
+
+
 def _line(check: TableCheck, line: Value, row: Row | None) -> bytes:
     """A row's line, without its jsonb columns; by Python where SQLite had none."""
     if line is not None or row is None:
@@ -260,7 +275,7 @@ def _printed(check: TableCheck, connection: Connection, documents: Sequence[Valu
     )
     if not documents:
         return []
-    texts = [check.utf8(document) for document in documents]
+    texts = [_document(check.utf8(document)) for document in documents]
     try:
         with connection.transaction():
             (printed,) = one(connection, sql, f"[{b','.join(texts).decode()}]")

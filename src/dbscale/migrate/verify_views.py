@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -47,20 +48,30 @@ class _NotCompared(Exception):
     """Why a view's rows cannot be compared."""
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view to compare."""
+
+    source: SourceObject
+    conversions: tuple[Conversion, ...] = ()
+    """Of its columns in order: by them numbers are read as times."""
+
+
 def compare(
-    reader: Reader, connection: Connection, schema: str, name: str, view: SourceObject, *, costly: bool = False
+    reader: Reader, connection: Connection, relation: tuple[str, str], view: View, *, costly: bool = False
 ) -> list[Finding]:
-    """Compare the source's `view` with the target's, called `name`; `costly`: however many rows that reads.
+    """Compare the source's `view` with the target's, `relation` by schema and name; `costly`: whatever it reads.
 
     A finding where the rows differ, or where they could not be compared.
     """
-    place, relation = f"{schema}.{name}", quote(schema, name)
+    place, target = ".".join(relation), quote(*relation)
     try:
-        handled, width = _estimates(connection, relation)
+        handled, width = _estimates(connection, target)
         if not costly and handled > MOST_HANDLED:
             says = f"its rows were not compared: it goes through some {handled} rows"
             return [_note(place, says, "dbscale verify --all-views compares it, however long that takes")]
-        sides = _Sides(reader, connection, f"SELECT * FROM {quote(view.name)}", f"SELECT * FROM {relation}")
+        sides = _Sides(reader, connection, f"SELECT * FROM {quote(view.source.name)}", f"SELECT * FROM {target}")
+        sides.conversions = view.conversions
         sides.at_once = max(1, min(1000, _BATCH_BYTES // max(width, 1)))
         with connection.transaction():
             says = sides.difference()
@@ -68,7 +79,7 @@ def compare(
         return [_note(place, f"its rows were not compared: {error}")]
     if not says:
         return []
-    return [Finding(code="verify-view", where=place, says=says[:400], level="behaviour", original=view.sql)]
+    return [Finding(code="verify-view", where=place, says=says[:400], level="behaviour", original=view.source.sql)]
 
 
 def _estimates(connection: Connection, relation: str) -> tuple[int, int]:
@@ -90,6 +101,7 @@ class _Sides:
         self._mine, self._theirs = mine, theirs
         self.at_once = 100
         """Rows that the target sends at once."""
+        self.conversions: Sequence[Conversion] = ()
         self._kinds: list[type] = []
 
     def difference(self) -> str:
@@ -134,7 +146,18 @@ class _Sides:
         for row in self._reader.rows(self._mine):
             if any(isinstance(row[at], bytes) for at in vectors):
                 raise _NotCompared("they hold vectors, which are compared in their table")
-            yield self._row(row)
+            yield self._row([self._moment(value, at) for at, value in enumerate(row)])
+
+    def _moment(self, value: Any, at: int) -> Any:
+        """A number that stands for a time, as the time that the column's conversion makes of it."""
+        times = at < len(self._kinds) and issubclass(self._kinds[at], (datetime, date, time))
+        if not times or at >= len(self.conversions) or not isinstance(value, (int, float)):
+            return value
+        try:
+            storage = "integer" if isinstance(value, int) else "real"
+            return (convert.convert(value, storage, self.conversions[at], "UTF-8") or b"").decode()
+        except convert.Refusal:
+            return value
 
     def _row(self, row: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(_spelled(value, kind) for value, kind in zip(row, self._kinds, strict=False))
