@@ -879,8 +879,19 @@ OBJECTS = (
         "INSERT INTO f(title, body) VALUES ('a', 'b'); CREATE VIRTUAL TABLE r USING rtree(id, x0, x1, y0, y1);"
         "INSERT INTO r VALUES (1, 0, 1, 0, 1); CREATE VIRTUAL TABLE f4 USING fts4(c0);"
         "INSERT INTO f4 VALUES ('hello'); CREATE TABLE t(a TEXT);",
+        status=1,
         types={"t.a": "text"},
-        findings=found("virtual-table-left-out f", "virtual-table-left-out r", "virtual-table-left-out f4"),
+        findings=found("virtual-table-left-out f", "virtual-table-rows r", "virtual-table-rows f4"),
+    ),
+    Case(
+        id="G10-skipped",
+        title="Full-text search that the user leaves out, and one over another table's rows",
+        sql="CREATE TABLE t(a TEXT); INSERT INTO t VALUES ('x'); CREATE VIRTUAL TABLE f USING fts5(a, content='t');"
+        "INSERT INTO f(f) VALUES ('rebuild'); CREATE VIRTUAL TABLE \"my notes\" USING fts5(body);"
+        "INSERT INTO \"my notes\" VALUES ('only here');",
+        options=("--skip", "My Notes"),
+        rows={"SELECT a FROM t": [("x",)]},
+        findings=found("virtual-table-left-out f"),
     ),
     Case(
         id="G11",

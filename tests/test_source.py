@@ -228,6 +228,22 @@ def test_views_triggers_and_what_is_not_a_table(schema: Schema) -> None:
     assert found.unreadable == ()
 
 
+def test_rows_that_a_virtual_table_keeps_itself_are_counted(schema: Schema) -> None:
+    found = schema(
+        """CREATE TABLE t(a); INSERT INTO t VALUES ('x'), ('y'); CREATE TABLE "Kept_extra"(a);
+        CREATE VIRTUAL TABLE "Kept" USING fts5(a); INSERT INTO "Kept" VALUES ('x'), ('y'), ('z');
+        CREATE VIRTUAL TABLE four USING fts4(a); INSERT INTO four VALUES ('x');
+        CREATE VIRTUAL TABLE hollow USING fts5(a, content=''); INSERT INTO hollow VALUES ('x');
+        CREATE VIRTUAL TABLE over USING fts5(a, content='t'); INSERT INTO over(over) VALUES ('rebuild');
+        CREATE VIRTUAL TABLE words USING fts5vocab('Kept', 'row');
+        CREATE VIRTUAL TABLE boxes USING rtree(id, x0, x1); INSERT INTO boxes VALUES (1, 0, 1), (2, 0, 1);
+        PRAGMA writable_schema = ON; INSERT INTO sqlite_master(type, name, tbl_name, rootpage, sql)
+        VALUES ('table', 'g', 'g', 0, 'CREATE VIRTUAL TABLE g USING nosuchmod(a)')"""
+    )
+    kept = {virtual.name: virtual.rows for virtual in found.virtuals}
+    assert kept == {"Kept": 3, "four": 1, "hollow": 0, "over": 0, "words": 0, "boxes": 2, "g": None}
+
+
 class OldLibrary:
     """A reader that passes for a SQLite from before `pragma table_list`, and refuses what that has not."""
 

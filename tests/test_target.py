@@ -401,6 +401,7 @@ def test_triggers_and_virtual_tables_are_told_with_their_original(made: Any) -> 
     virtual = {finding.where: finding.try_ for finding in found.finding("virtual-table-left-out")}
     assert "tsvector" in virtual["f"]
     assert "GiST" in virtual["r"]
+    assert not found.finding("virtual-table-rows")
     assert [table.name for table in found.target.schema.tables] == ["t"]
 
 

@@ -18,6 +18,8 @@ from typing import Any, Literal
 from dbscale.errors import ConfigError, Finding, redact, without_secrets
 
 Blocks = Literal["nothing", "writes", "everything"]
+ROWS_LEFT_BEHIND = "virtual-table-rows"
+"""The code of the findings for which a run that went well ends with the exit status 1: not all rows arrived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +176,11 @@ class Plan:
     def blockers(self) -> tuple[Finding, ...]:
         """The findings for which the plan must not be applied."""
         return tuple(finding for finding in self.findings if finding.level == "blocker")
+
+    @property
+    def left_behind(self) -> tuple[Finding, ...]:
+        """The findings that tell of rows of the source that the plan carries nowhere, though nobody chose so."""
+        return tuple(finding for finding in self.findings if finding.code == ROWS_LEFT_BEHIND)
 
     def withheld(self, done: Collection[int]) -> tuple[Sql, ...]:
         """The steps still to come that bring back what a step of `done` (numbers from 1) took away for the load."""

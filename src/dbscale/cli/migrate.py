@@ -312,7 +312,7 @@ def conclude(
     as_json: bool,
     no_verify: bool,
 ) -> int:
-    """Verify unless told not to, and answer with the exit status: 1 when a row is missing or differs."""
+    """Verify unless told not to, and answer with the exit status: 1 when a row is missing, left behind or differs."""
     report = None
     if not no_verify:
         from dbscale.cli import verify as verifying
@@ -356,4 +356,5 @@ def conclude(
             output.say(f"{outcome.quarantined} rows are kept apart in {migration.options.state_schema}.quarantine")
         if report:
             verifying.show(report)
-    return 0 if outcome.complete and (report is None or report.same) else 1
+    arrived = outcome.complete and not migration.plan.left_behind
+    return 0 if arrived and (report is None or report.same) else 1

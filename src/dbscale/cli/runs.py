@@ -241,8 +241,8 @@ def apply_command(
         )
     else:
         output.answer(f"run {outcome.run}: {len(outcome.steps)} steps in {output.seconds(outcome.seconds)}")
-    output.show_findings(outcome.findings)
-    return 0 if outcome.complete else 1
+    output.show_findings((*plan.left_behind, *outcome.findings))
+    return 0 if outcome.complete and not plan.left_behind else 1
 
 
 def _conclude(

@@ -103,7 +103,9 @@ def check(
     if run is None:
         run = _newest(migration, urls["target"])
     if not migration.parts:
-        return _check_one(migration, source, urls["target"], run=run, quiet=quiet, all_views=all_views)
+        report = _check_one(migration, source, urls["target"], run=run, quiet=quiet, all_views=all_views)
+        report.findings += migration.plan.left_behind
+        return report
     began = time.perf_counter()
     report = Report()
     for name, part in migration.parts.items():
@@ -114,6 +116,7 @@ def check(
             found.findings = [replace(finding, where=f"{name}: {finding.where}") for finding in found.findings]
         report.tables += found.tables
         report.findings += found.findings
+    report.findings += migration.plan.left_behind
     report.seconds = time.perf_counter() - began
     return report
 

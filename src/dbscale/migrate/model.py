@@ -133,6 +133,8 @@ class SourceObject:
     """A virtual table's module: `fts5`, `rtree` …"""
     columns: tuple[str, ...] = ()
     """The columns of a view or a virtual table, where SQLite can tell."""
+    rows: int | None = None
+    """Of a virtual table: the rows that it keeps itself, which no other table need have; None: it is not known."""
     sql: str = ""
 
 

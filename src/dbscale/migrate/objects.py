@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dbscale import schema as pg
+from dbscale.errors import Finding
 from dbscale.migrate.draft import Draft
 from dbscale.migrate.grammar import parse_view
-from dbscale.migrate.model import SourceObject
+from dbscale.migrate.model import SourceObject, SourceSchema
 from dbscale.migrate.tokens import NotUnderstood
 from dbscale.migrate.values import Untranslatable, Value, ascii_lower, kind_of
 from dbscale.migrate.views import Relation, compile_view
-from dbscale.plan import Conversion, LoadColumn
+from dbscale.plan import ROWS_LEFT_BEHIND, Conversion, LoadColumn
 
 _CONVERSIONS = {
     "int": Conversion(to="bigint", integers="keep"),
@@ -223,16 +225,38 @@ def left_out(draft: Draft) -> None:
             level="behaviour",
             original=trigger.sql,
         )
-    for virtual in draft.source.virtuals:
-        module = virtual.module.lower()
-        counterpart = next((text for name, text in _COUNTERPARTS.items() if module.startswith(name)), "")
-        draft.note(
-            "virtual-table-left-out",
-            virtual.name,
-            f"a virtual table of the module {virtual.module or '(unknown)'} is not carried over",
-            try_=f"PostgreSQL has {counterpart}"
-            if counterpart
-            else "rebuild it in PostgreSQL from the tables it reads",
+    draft.findings += virtual_tables(draft.source)
+
+
+def virtual_tables(source: SourceSchema) -> tuple[Finding, ...]:
+    """A finding for each virtual table: one of the level `data` where rows stay behind that it alone may have."""
+    return tuple(_virtual(each) for each in source.virtuals)
+
+
+def _virtual(table: SourceObject) -> Finding:
+    module = table.module.lower()
+    counterpart = next((text for name, text in _COUNTERPARTS.items() if module.startswith(name)), "")
+    instead = f"PostgreSQL has {counterpart}" if counterpart else "rebuild it in PostgreSQL from the tables it reads"
+    says = f"a virtual table of the module {table.module or '(unknown)'} is not carried over"
+    if not table.rows:
+        says += "" if table.rows == 0 else "; whether it has rows that no other table has is not known"
+        return Finding(
+            code="virtual-table-left-out",
+            where=table.name,
+            says=says,
+            try_=instead,
             level="behaviour",
-            original=virtual.sql,
+            original=table.sql,
         )
+    skip = f"--skip {shlex.quote(table.name)}"
+    terms = "rowid, *" if module.startswith("fts") else "*"
+    plain = f"CREATE TABLE {pg.quote(f'{table.name}_rows')} AS SELECT {terms} FROM {pg.quote(table.name)}"
+    return Finding(
+        code=ROWS_LEFT_BEHIND,
+        where=table.name,
+        says=f"{says}: {table.rows} rows are left behind, and no other table need have them",
+        try_=f"{skip} where it can be rebuilt from other tables; else make a plain table of them in the source first: "
+        f"{plain}, then {skip}. {instead}",
+        level="data",
+        original=table.sql,
+    )

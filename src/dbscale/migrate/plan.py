@@ -14,7 +14,7 @@ from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader, Source, TooLarge
 from dbscale.errors import ConfigError, Finding, StalePlan, Unreachable
-from dbscale.migrate import estimate, existing, facts, oversize, rehearsal, steps, target, types
+from dbscale.migrate import estimate, existing, facts, objects, oversize, rehearsal, steps, target, types
 from dbscale.migrate.declaration import fold
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
 from dbscale.migrate.names import Identifiers
@@ -236,6 +236,7 @@ def _into_existing(
     names = {each.source.name: each.live.name for each in matches}
     loads = tuple(_loads(survey, columns, options, names))
     sequences = {each.source.name: each.source.sequence or 0 for each in matches}
+    findings = (*findings, *objects.virtual_tables(schema))
     noticed = [*shadowed(connection, options.state_schema), *findings, *survey.findings, *source.notes]
     if not ignore_rows:
         encoding = survey.schema.encoding
@@ -391,7 +392,7 @@ def _check_schema_name(options: Options) -> None:
 def _selected(schema: SourceSchema, options: Options) -> SourceSchema:
     """The schema with the tables that --only and --skip leave; ConfigError for a name that is not there."""
     known = {fold(table.name) for table in schema.tables}
-    known |= {fold(each.name) for each in (*schema.views, *schema.unreadable)}
+    known |= {fold(each.name) for each in (*schema.views, *schema.virtuals, *schema.unreadable)}
     for flag, names in (("--only", options.only), ("--skip", options.skip)):
         for name in names:
             if fold(name) not in known:
@@ -406,7 +407,8 @@ def _selected(schema: SourceSchema, options: Options) -> SourceSchema:
     unreadable = tuple(
         each for each in schema.unreadable if target.wanted(each.table or each.name, options.only, options.skip)
     )
-    return replace(schema, tables=tables, views=views, triggers=triggers, unreadable=unreadable)
+    virtuals = tuple(each for each in schema.virtuals if target.wanted(each.name, options.only, options.skip))
+    return replace(schema, tables=tables, views=views, triggers=triggers, virtuals=virtuals, unreadable=unreadable)
 
 
 def schema_digest(schema: SourceSchema) -> str:

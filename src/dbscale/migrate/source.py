@@ -27,6 +27,7 @@ from dbscale.migrate.model import (
     SourceTable,
     SourceTerm,
 )
+from dbscale.schema import quote
 
 Row = tuple[Any, ...]
 
@@ -40,6 +41,15 @@ _SHADOWS = {
     "geopoly": ("node", "parent", "rowid"),
 }
 """The tables that keep a virtual table's data, by module: for SQLite before 3.37, whose table_list does not tell."""
+
+_ROWS = {
+    **dict.fromkeys(("fts3", "fts4", "fts5"), "content"),
+    **dict.fromkeys(("rtree", "rtree_i32", "geopoly"), "rowid"),
+}
+"""The shadow table with a row for each row that a virtual table keeps itself. Full-text search makes none where it has
+no content of its own: https://sqlite.org/fts5.html#external_content_and_contentless_tables"""
+_WITHOUT_ROWS = frozenset(("csv", "dbstat", "fts3aux", "fts4aux", "fts5vocab", "fts3tokenize", "generate_series"))
+"""Modules that calculate their rows from something else."""
 
 _VECTOR_INDEX = re.compile(r"\blibsql_vector_idx\s*\(", re.IGNORECASE)
 
@@ -162,7 +172,21 @@ class _SchemaReader:
     def _virtual(self, name: str) -> SourceObject:
         sql = self.sql["table", name]
         module = declaration.parse_module(sql)
-        return SourceObject(kind="virtual", name=name, module=module, columns=self._columns_of(name), sql=sql)
+        columns, rows = self._columns_of(name), self._rows_of(name, fold(module))
+        return SourceObject(kind="virtual", name=name, module=module, columns=columns, rows=rows, sql=sql)
+
+    def _rows_of(self, name: str, module: str) -> int | None:
+        """How many rows a virtual table keeps itself; None where that is not known."""
+        if module not in _ROWS:
+            return 0 if module in _WITHOUT_ROWS else None
+        shadow = fold(f"{name}_{_ROWS[module]}")
+        found = next((table for kind, table, _, _ in self.master if kind == "table" and fold(table) == shadow), None)
+        if found is None:
+            return 0 if module.startswith("fts") else None
+        try:
+            return int(self._rows(f"SELECT count(*) FROM {quote(found)}")[0][0])
+        except SourceError:
+            return None
 
     def _columns_of(self, name: str) -> tuple[str, ...]:
         """The visible columns of a view or virtual table; none where SQLite cannot tell (a broken view, say)."""
