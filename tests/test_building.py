@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbscale import apply, building
+from dbscale import apply, building, undoing
 from dbscale.drivers import postgres
 from dbscale.errors import Unfinished
 from dbscale.indexes import advise, facts
@@ -93,7 +93,7 @@ def test_partitions_get_their_own_builds_and_the_parent_becomes_valid(database: 
         assert connection.execute("SELECT count(*) FROM pg_indexes WHERE tablename ~ '^t_'").fetchone() == (2,)
         from dbscale import catalog
 
-        list(apply.undo(catalog.runs(connection)[0], plan, urls={"target": database}))
+        list(undoing.undo(catalog.runs(connection)[0], plan, urls={"target": database}))
         assert connection.execute("SELECT count(*) FROM pg_indexes WHERE tablename ~ '^t'").fetchone() == (0,)
 
 

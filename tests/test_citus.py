@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbscale import apply, catalog
+from dbscale import apply, catalog, undoing
 from dbscale.shards import file, targets
 from dbscale.shards.gather import gather
 
@@ -69,7 +69,7 @@ def test_tables_are_distributed_together_and_back(coordinator: psycopg.Connectio
     assert coordinator.execute(query).fetchall() == rows
     assert plan().steps == ()
     done = next(run for run in catalog.runs(coordinator, STATE) if run.plan_id == made.id)
-    list(apply.undo(done, made, urls={"home": url, "target": url}, state_schema=STATE))
+    list(undoing.undo(done, made, urls={"home": url, "target": url}, state_schema=STATE))
     assert coordinator.execute(query).fetchall() == rows
     left = coordinator.execute(
         "SELECT count(*) FROM pg_dist_partition JOIN pg_class c ON c.oid = logicalrelid"

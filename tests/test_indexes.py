@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbscale import apply, catalog
+from dbscale import apply, catalog, undoing
 from dbscale.drivers import postgres
 from dbscale.errors import Missing
 from dbscale.indexes import advise, facts, proof, remarks, rules, workload
@@ -394,7 +394,7 @@ def test_applied_it_is_used_and_nothing_is_left_to_do_and_undone_it_is_gone(data
         assert "orders_user_id_created_at_idx" in proof.explain(connection, sql).uses
         assert _plan(connection, database, sql).steps == ()
         (found,) = [each for each in catalog.runs(connection) if each.id == run]
-        list(apply.undo(found, plan, urls={"target": database}))
+        list(undoing.undo(found, plan, urls={"target": database}))
         assert _plan(connection, database, sql).steps == plan.steps
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbscale import apply, catalog
+from dbscale import apply, catalog, undoing
 from dbscale.cli import run
 from dbscale.errors import ConfigError, Unfinished
 from dbscale.plan import Plan
@@ -87,7 +87,7 @@ class Deployment:
     def undo(self, plan: Plan) -> None:
         with psycopg.connect(self.urls["home"], autocommit=True) as connection:
             done = next(found for found in catalog.runs(connection) if found.plan_id == plan.id)
-        list(apply.undo(done, plan, urls={**self.urls, "target": self.urls["home"]}))
+        list(undoing.undo(done, plan, urls={**self.urls, "target": self.urls["home"]}))
 
     def state(self, map_: Map) -> Any:
         """What the catalogs say, without dbscale's own tables and what differs by nature."""

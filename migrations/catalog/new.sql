@@ -1,4 +1,4 @@
--- revision 0002: what Alembic prints for the way from nothing to it (tests/test_catalog.py holds it to that)
+-- revision 0003: what Alembic prints for the way from nothing to it (tests/test_catalog.py holds it to that)
 
 CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL,
@@ -100,3 +100,14 @@ CREATE TABLE owned_ranges (
 );
 
 UPDATE alembic_version SET version_num='0002' WHERE alembic_version.version_num = '0001';
+
+CREATE TABLE filled (
+    run_id BIGINT NOT NULL,
+    step INTEGER NOT NULL,
+    relation OID NOT NULL,
+    PRIMARY KEY (run_id, step)
+);
+
+COMMENT ON COLUMN filled.relation IS 'of pg_class, on this database';
+
+UPDATE alembic_version SET version_num='0003' WHERE alembic_version.version_num = '0002';

@@ -8,7 +8,7 @@
                            └── File      written whole, then marked
 
 `run` yields what happens as events and prints nothing. A run that was killed is taken up by `run(…, resume=…)`: what is
-marked is not done again. `undo` takes a run back, the last step first.
+marked is not done again. `undoing` takes a run back.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from dbscale.drivers.source import Source
 from dbscale.errors import ConfigError, DbscaleError, Finding, StalePlan, Unfinished
 from dbscale.loading import Loaded, Loader, Progress
 from dbscale.plan import Command, File, Load, Plan, Sql, Step
+from dbscale.schema import quote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ Event = Started | StepStarted | Building | Progress | StepDone | Noticed | Finis
 
 
 @dataclass(slots=True, kw_only=True)
-class _Context:
+class Context:
     """What the steps of one run share."""
 
     plan: Plan
@@ -162,17 +163,17 @@ def run(
         if resume and resume.fingerprint != fingerprint:
             raise StalePlan("the source has changed since the run began", where=f"run {resume.id}")
         home = stack.enter_context(postgres.connect(urls[plan.options.get("home", "target")], name="dbscale"))
-        others = _others(plan, urls)
-        _prepare(urls, others, state_schema, home, new=resume is None)
+        others = others_of(plan, urls)
+        prepare(urls, others, state_schema, home, new=resume is None)
         number = stack.enter_context(catalog.claimed(home, state_schema, plan, fingerprint, resume))
         yield Started(run=number, resumed=resume is not None)
-        context = _Context(
+        context = Context(
             plan=plan, run=number, urls=urls, state_schema=state_schema, jobs=jobs, home=home, beside=others
         )
         stack.callback(context.close)
         with _stopping():
             if resume:
-                context.done = _settle(context)
+                context.done = settle(context)
             for group in _groups(plan.steps):
                 if isinstance(group[0][1], Load):
                     yield from _load(context, group, source, readers)
@@ -180,37 +181,6 @@ def run(
                         yield Noticed(finding=_source_changed(source))
                 else:
                     yield from _carry_out(context, group)
-    yield Finished(run=number, seconds=time.perf_counter() - began)
-
-
-def undo(run_: Run, plan: Plan, *, urls: Mapping[str, str], state_schema: str = DEFAULT_SCHEMA) -> Iterator[Event]:
-    """Take back what a run did, the last step first; steps that have no way back are left and noticed."""
-    began = time.perf_counter()
-    with postgres.connect(urls[plan.options.get("home", "target")], name="dbscale") as home:
-        number = catalog.claim(home, state_schema, plan, run_.fingerprint, run_)
-        try:
-            context = _Context(
-                plan=plan,
-                run=number,
-                urls=urls,
-                state_schema=state_schema,
-                jobs=1,
-                home=home,
-                beside=_others(plan, urls),
-            )
-            context.done = _settle(context)
-            yield Started(run=number, resumed=True)
-            yield from _take_back(context)
-            for name in context.beside:
-                with context.session(name) as connection:
-                    catalog.reset(connection, state_schema, number)
-            context.close()
-            catalog.reset(home, state_schema, number)
-            catalog.finish(home, state_schema, number, "undone")
-        except BaseException as error:
-            if not home.closed:
-                catalog.finish(home, state_schema, number, "failed", str(error))
-            raise
     yield Finished(run=number, seconds=time.perf_counter() - began)
 
 
@@ -227,13 +197,13 @@ def _stopping() -> Iterator[None]:
         raise failed(error, "") from error
 
 
-def _others(plan: Plan, urls: Mapping[str, str]) -> frozenset[str]:
+def others_of(plan: Plan, urls: Mapping[str, str]) -> frozenset[str]:
     """The databases other than home that get rows."""
     home = urls[plan.options.get("home", "target")]
     return frozenset(step.on for step in plan.steps if isinstance(step, Load) and urls[step.on] != home)
 
 
-def _prepare(urls: Mapping[str, str], others: Iterable[str], state_schema: str, home: Connection, *, new: bool) -> None:
+def prepare(urls: Mapping[str, str], others: Iterable[str], state_schema: str, home: Connection, *, new: bool) -> None:
     """dbscale's tables on every database that gets rows: checkpoints lie beside the rows they speak of.
 
     The number of a new run is one that none of them has seen: what another run left there is not taken for its own.
@@ -254,7 +224,7 @@ def _prepare(urls: Mapping[str, str], others: Iterable[str], state_schema: str, 
                 catalog.skip_runs(connection, state_schema, used if connection is home else used + 1)
 
 
-def _settle(context: _Context) -> dict[int, float]:
+def settle(context: Context) -> dict[int, float]:
     """The steps that are done, on all databases, once what a killed client left behind has ended."""
     catalog.clear_out(context.home, context.run)
     done = catalog.steps_done(context.home, context.state_schema, context.run)
@@ -272,7 +242,7 @@ def _groups(steps: Sequence[Step]) -> Iterator[list[tuple[int, Step]]]:
         yield list(group)
 
 
-def _carry_out(context: _Context, group: list[tuple[int, Step]]) -> Iterator[Event]:
+def _carry_out(context: Context, group: list[tuple[int, Step]]) -> Iterator[Event]:
     """The steps of one group, up to `jobs` at once."""
     waiting = []
     for number, step in group:
@@ -299,7 +269,7 @@ def _carry_out(context: _Context, group: list[tuple[int, Step]]) -> Iterator[Eve
                 yield future.result()
 
 
-def _watched(context: _Context, number: int, step: Sql) -> Iterator[Event]:
+def _watched(context: Context, number: int, step: Sql) -> Iterator[Event]:
     """A step that takes long, with its progress; given up with the run."""
     with ThreadPoolExecutor(max_workers=1) as pool, context.session(step.on) as watcher:
         future = pool.submit(_one, context, number, step)
@@ -313,7 +283,7 @@ def _watched(context: _Context, number: int, step: Sql) -> Iterator[Event]:
         yield future.result()
 
 
-def _one(context: _Context, number: int, step: Step) -> StepDone:
+def _one(context: Context, number: int, step: Step) -> StepDone:
     """Carry out one step and mark it."""
     began = time.perf_counter()
     try:
@@ -321,7 +291,7 @@ def _one(context: _Context, number: int, step: Step) -> StepDone:
             _sql(context, number, step, began)
         else:
             if isinstance(step, Command):
-                _command(step)
+                run_command(step)
             elif isinstance(step, File):
                 _write(step)
             catalog.step_done(context.home, context.state_schema, context.run, number, time.perf_counter() - began)
@@ -330,7 +300,7 @@ def _one(context: _Context, number: int, step: Step) -> StepDone:
     return StepDone(number=number, step=step, seconds=time.perf_counter() - began)
 
 
-def _sql(context: _Context, number: int, step: Sql, began: float) -> None:
+def _sql(context: Context, number: int, step: Sql, began: float) -> None:
     """A statement on its database, with which its mark commits; right after it where that keeps no marks."""
     marks = step.on in context.beside or context.urls[step.on] == context.urls[context.home_name]
     with context.session(step.on) as connection:
@@ -355,7 +325,7 @@ def _holds(connection: Connection, query: str) -> bool:
     return bool(row and row[0])
 
 
-def _command(step: Command) -> None:
+def run_command(step: Command) -> None:
     """Run a program; Unfinished with its last words when it fails."""
     result = subprocess.run(step.argv, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -377,7 +347,7 @@ def _write(step: File) -> None:
 
 
 def _load(
-    context: _Context, group: Iterable[tuple[int, Step]], source: Source | None, readers: Sequence[object]
+    context: Context, group: Iterable[tuple[int, Step]], source: Source | None, readers: Sequence[object]
 ) -> Iterator[Event]:
     """The loads of a plan, all of them together: parts of several tables at once."""
     if source is None:
@@ -387,6 +357,10 @@ def _load(
         assert isinstance(step, Load)  # noqa: S101 - a group is of one kind
         yield StepStarted(number=number, step=step)
         loads[number] = step
+    for name in sorted({step.on for step in loads.values()}):
+        tables = {number: quote(step.schema, step.target) for number, step in loads.items() if step.on == name}
+        with context.session(name) as marks:
+            catalog.filling(marks, context.state_schema, context.run, tables)
     loader = Loader(
         loads,
         readers=readers,  # type: ignore[arg-type]
@@ -413,39 +387,6 @@ def _load(
             )
         else:
             yield event
-
-
-def _take_back(context: _Context) -> Iterator[Event]:
-    """Undo the steps that are marked, and the loads that have begun, each in a transaction with its mark."""
-    for number, step in reversed(list(enumerate(context.plan.steps, start=1))):
-        begun = number in context.done
-        if isinstance(step, Load) and not begun:
-            with context.session(step.on) as connection:
-                begun = bool(catalog.parts_done(connection, context.state_schema, context.run, number))
-        if not begun:
-            continue
-        if step.undo is None:
-            says = f"{step.does}: this cannot be taken back"
-            yield Noticed(finding=Finding(code="irreversible-step", where=f"step {number}", says=says))
-            continue
-        began = time.perf_counter()
-        yield StepStarted(number=number, step=step)
-        try:
-            _undo_one(context, step)
-        except psycopg.Error as error:
-            raise failed(error, f"undo: {step.does}") from error
-        yield StepDone(number=number, step=step, seconds=time.perf_counter() - began)
-
-
-def _undo_one(context: _Context, step: Step) -> None:
-    if isinstance(step, Command):
-        if step.undo:
-            _command(Command(does=f"undo: {step.does}", argv=("sh", "-c", step.undo)))
-    elif isinstance(step, File):
-        Path(step.path).unlink(missing_ok=True)
-    elif step.undo:
-        with context.session(step.on) as connection:
-            connection.execute(step.undo.encode())
 
 
 def failed(error: psycopg.Error, where: str) -> DbscaleError:
@@ -478,6 +419,7 @@ def _source_changed(source: Source) -> Finding:
 
 __all__ = [
     "Building",
+    "Context",
     "Event",
     "Finished",
     "Noticed",
@@ -486,6 +428,9 @@ __all__ = [
     "StepDone",
     "StepStarted",
     "failed",
+    "others_of",
+    "prepare",
     "run",
-    "undo",
+    "run_command",
+    "settle",
 ]

@@ -7,7 +7,7 @@ takes longer than a small migration. Every function takes an open connection; no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +24,8 @@ from dbscale.plan import Plan
 from dbscale.schema import literal, quote
 
 DEFAULT_SCHEMA = "dbscale"
+TAKING_BACK = "taking the run back was begun and not finished"
+"""How the error of a run begins that is half undone, or whose undoing was killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,11 @@ class Run:
     @property
     def unfinished(self) -> bool:
         return self.state not in ("done", "undone")
+
+    @property
+    def half_undone(self) -> bool:
+        """Somebody began to take it back."""
+        return self.unfinished and self.error.startswith(TAKING_BACK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +210,7 @@ def last_run(connection: Connection, schema: str) -> int:
     return int(row[0])
 
 
-_NUMBERED = (("runs", "id"), ("loads", "run_id"), ("steps", "run_id"), ("quarantine", "run_id"))
+_NUMBERED = (("runs", "id"), ("loads", "run_id"), ("steps", "run_id"), ("quarantine", "run_id"), ("filled", "run_id"))
 
 
 def skip_runs(connection: Connection, schema: str, number: int) -> None:
@@ -218,6 +225,20 @@ def finish(connection: Connection, schema: str, run: int, state: str, error: str
     connection.execute(
         f"UPDATE {quote(schema)}.runs SET state = %s, error = nullif(%s, ''), finished_at = now() WHERE id = %s",
         [state, error, run],
+    )
+
+
+def take_back(connection: Connection, schema: str, run: int) -> None:
+    """Write down that a claimed run is being taken back."""
+    connection.execute(f"UPDATE {quote(schema)}.runs SET error = %s WHERE id = %s", [TAKING_BACK, run])
+
+
+def release(connection: Connection, schema: str, run: Run) -> None:
+    """Give a claimed run its former state back: nothing was changed."""
+    state = "interrupted" if run.state in ("lost", "running") else run.state
+    connection.execute(
+        f"UPDATE {quote(schema)}.runs SET state = %s, error = nullif(%s, ''), finished_at = %s WHERE id = %s",
+        [state, run.error, run.finished_at, run.id],
     )
 
 
@@ -261,6 +282,35 @@ def step_done(connection: Connection, schema: str, run: int, number: int, second
         " ON CONFLICT (run_id, number) DO NOTHING",
         [run, number, seconds],
     )
+
+
+def step_undone(connection: Connection, schema: str, run: int, number: int) -> None:
+    """Forget that a step is done; in the transaction that takes it back where there is one."""
+    connection.execute(f"DELETE FROM {quote(schema)}.steps WHERE run_id = %s AND number = %s", [run, number])
+    connection.execute(f"DELETE FROM {quote(schema)}.filled WHERE run_id = %s AND step = %s", [run, number])
+
+
+def filling(connection: Connection, schema: str, run: int, tables: Mapping[int, str]) -> None:
+    """Write down which tables (quoted names, by step) a run begins to fill; what is written down stays."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            f"INSERT INTO {quote(schema)}.filled (run_id, step, relation) VALUES (%s, %s, %s::regclass::oid)"
+            " ON CONFLICT (run_id, step) DO NOTHING",
+            [(run, step, name) for step, name in tables.items()],
+        )
+
+
+def replaced(connection: Connection, schema: str, run: int, tables: Mapping[int, str]) -> dict[str, str]:
+    """Those of the tables (quoted names, by step) whose name has gone to another table since the run filled them, or
+    that are called otherwise now; with what the run's own is called, empty where it is gone."""
+    found = connection.execute(
+        "SELECT t.name, coalesce(f.relation::regclass::text, '') FROM unnest(%s::int[], %s::text[]) AS t (step, name)"
+        f" JOIN (SELECT step, c.oid AS relation, f.relation AS was FROM {quote(schema)}.filled f"
+        " LEFT JOIN pg_class c ON c.oid = f.relation AND c.relkind IN ('r', 'p') WHERE run_id = %s) AS f USING (step)"
+        " WHERE to_regclass(t.name)::oid <> f.was OR (to_regclass(t.name) IS NULL AND f.relation IS NOT NULL)",
+        [[*tables], [*tables.values()], run],
+    )
+    return dict(found.fetchall())
 
 
 def parts_done(connection: Connection, schema: str, run: int, step: int) -> dict[str, Part]:
@@ -312,7 +362,7 @@ def quarantined(connection: Connection, schema: str, run: int) -> dict[str, int]
 
 def reset(connection: Connection, schema: str, run: int) -> None:
     """Forget the checkpoints and the quarantined rows of a run that was undone; the row in `runs` stays."""
-    for table in ("loads", "steps", "quarantine"):
+    for table in ("loads", "steps", "quarantine", "filled"):
         connection.execute(f"DELETE FROM {quote(schema)}.{table} WHERE run_id = %s", [run])
 
 

@@ -204,7 +204,7 @@ def validate_constraint(schema: str, table: str, name: str) -> str:
 
 
 def drop_constraint(schema: str, table: str, name: str) -> str:
-    return f"ALTER TABLE {quote(schema, table)} DROP CONSTRAINT IF EXISTS {quote(name)}"
+    return f"ALTER TABLE IF EXISTS {quote(schema, table)} DROP CONSTRAINT IF EXISTS {quote(name)}"
 
 
 def create_index(schema: str, table: str, index: Index, *, concurrently: bool = False) -> str:

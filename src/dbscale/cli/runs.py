@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from dbscale import apply, catalog
+from dbscale import apply, catalog, undoing
 from dbscale import config as configuration
 from dbscale.apply import Event, Finished, Noticed, Started, StepDone, StepStarted
 from dbscale.catalog import Run
@@ -139,7 +139,7 @@ def settle_earlier(
         output.confirm(f"Take run {earlier.id} back and begin anew?", yes=yes)
     else:
         output.say(f"the source has changed since run {earlier.id} was interrupted: what it loaded is loaded anew")
-    for event in apply.undo(earlier, plan, urls=urls, state_schema=state_schema):
+    for event in undoing.undo(earlier, plan, urls=urls, state_schema=state_schema):
         if isinstance(event, Noticed):
             output.show_findings([event.finding])
     return None
@@ -378,7 +378,7 @@ def undo(
     output.confirm(f"Take back run {run} ({found.title}), with every row in the tables that it filled?", yes=yes)
     outcome = Outcome()
     others = {name: url for name, url in places.urls(settings, plan).items() if name != "target"}
-    for event in apply.undo(found, plan, urls={**others, "target": destination.url}, state_schema=state_schema):
+    for event in undoing.undo(found, plan, urls={**others, "target": destination.url}, state_schema=state_schema):
         outcome.take(event)
     if as_json:
         output.answer_json({"run": run, "undone": len(outcome.steps)})
@@ -436,6 +436,11 @@ def status(target: str, *, state_schema: str, as_json: bool, config: str | None)
             for line in outstanding(plan, done[run.id]):
                 output.answer(line)
             place = shlex.quote(without_secrets(target))
-            output.answer(f"go on: {again(run, plan, place, config)}")
-            output.answer(f"or take it back: dbscale undo {run.id} {place}")
+            forth, back = again(run, plan, place, config), f"dbscale undo {run.id} {place}"
+            if run.half_undone:
+                output.answer(f"go on taking it back: {back}")
+                output.answer(f"or do again what was taken back: {forth}")
+            else:
+                output.answer(f"go on: {forth}")
+                output.answer(f"or take it back: {back}")
     return 0
