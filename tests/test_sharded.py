@@ -279,6 +279,19 @@ def test_undo_and_again(place: Place) -> None:
     assert place.migrate() == 0
 
 
+def test_undo_that_one_shard_refuses_changes_none(place: Place) -> None:
+    assert place.migrate() == 0
+    place("two", "CREATE TABLE own (farm bigint REFERENCES farms (id))")
+    before = dumps(place)
+    ((number,),) = place("home", "SELECT max(id) FROM dbscale.runs")
+    words = ["undo", str(number), "home", "--yes", "--config", str(place.folder / "dbscale.toml")]
+    assert run(words) == 2
+    assert dumps(place) == before
+    assert place("home", f"SELECT state FROM dbscale.runs WHERE id = {number}") == [("done",)]
+    place("two", "DROP TABLE own")
+    assert run(words) == 0
+
+
 def client(number: int, when: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(CLIENT), str(number), when, "200", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
