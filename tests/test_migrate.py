@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -114,6 +115,24 @@ def test_dry_run_changes_nothing(shop: Path, database: str, capsys: pytest.Captu
     assert "nothing is blocked" in shown
     assert dump(database) == before
     assert rows(database, "SELECT to_regnamespace('dbscale')") == [(None,)]
+
+
+@pytest.mark.parametrize("form", [["-o", "plan.json"], ["--sql"], ["--dry-run", "--json"]])
+def test_what_blocks_a_plan_is_told_in_every_form(
+    form: list[str], database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(sqlite3.connect("nul.db")) as source:
+        source.executescript("CREATE TABLE t(a TEXT); INSERT INTO t VALUES ('a' || char(0) || 'b')")
+    assert run(["migrate", "nul.db", database, *form]) == 2
+    said = capsys.readouterr().err
+    assert said.count("[nul-in-text]") == 1
+    assert "1 findings block this plan: dbscale apply refuses it" in said
+    assert "carry it out with" not in said
+    assert run(["migrate", "nul.db", database]) == 2
+    said = capsys.readouterr().err
+    assert said.count("have a NUL character") == 1
+    assert "see  docs/errors.md#nul-in-text" in said
 
 
 def test_saved_plan(shop: Path, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,20 @@ def test_nocase_uniques_fold_ascii_only(made: Any, connection: psycopg.Connectio
         connection.execute("INSERT INTO t VALUES ('z', 'ANN')")
 
 
+def test_columns_that_no_longer_ignore_case_are_told_once_a_table(made: Any) -> None:
+    found = made(
+        "CREATE TABLE t(k TEXT COLLATE NOCASE, n INT COLLATE NOCASE, j TEXT COLLATE RTRIM, b TEXT);"
+        "INSERT INTO t VALUES ('a', 1, 'x', 'y'), ('A', 2, 'x ', 'y'); CREATE TABLE u(a TEXT)"
+    )
+    (told,) = found.finding("collation-left-out")
+    assert (told.where, told.level) == ("t", "behaviour")
+    assert told.says.startswith("k (NOCASE), j (RTRIM): in PostgreSQL")
+    form = 'lower("k" COLLATE "C")'
+    assert told.try_.startswith(f"compare {form} on both sides")
+    assert found.ask("SELECT count(*) FROM t WHERE k = 'A'") == [(1,)]
+    assert found.ask(f"SELECT count(*) FROM t WHERE {form} = lower('A' COLLATE \"C\")") == [(2,)]
+
+
 def test_a_nocase_key_that_is_referred_to_is_both(made: Any) -> None:
     found = made(
         "CREATE TABLE p(k TEXT COLLATE NOCASE PRIMARY KEY); CREATE TABLE c(k TEXT REFERENCES p(k)); INSERT INTO p VALUES ('a'); INSERT INTO c VALUES ('a'), ('A')"

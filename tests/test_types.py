@@ -423,6 +423,32 @@ def test_strict_integers_are_not_scanned() -> None:
     assert not any('"n"' in sql or '"r"' in sql for sql in reader.statements if "CASE WHEN" in sql)
 
 
+@pytest.mark.parametrize(
+    ("declared", "values", "says"),
+    [
+        (
+            "INTEGER",
+            ["1", "'abc'", "x'616263'", "2.5"],
+            "it holds 1 integers, 1 reals, 1 texts, 1 blobs, more than bigint",
+        ),
+        ("INTEGER", ["1", "'abc'", "x'616263'", "2.5"], "kept as bytea for its 1 blobs; a text and a blob of the same"),
+        ("INTEGER", ["1", "'abc'", "2.5"], "kept as text for its 1 texts; a number and a text of its digits"),
+        ("INTEGER", ["1", "'abc'", "'b'"], "2 of 3 values are text, no bigint"),
+        ("INTEGER", ["49", "x'3439'", "x'00'"], "values are blob, no bigint"),
+    ],
+)
+def test_what_decided_on_text_or_bytes_is_told_as_a_change_of_data(declared: str, values: list[str], says: str) -> None:
+    (told,) = column(declared, values).findings
+    assert says in told.says
+    assert told.level == "data"
+
+
+def test_times_to_the_microsecond_are_not_told_as_rounded() -> None:
+    found = column("TIMESTAMP", ["1700000000.123456789", "1700000001.5", "1700000002.123457"])
+    (told,) = [finding for finding in found.findings if finding.code == "time-rounded"]
+    assert told.says == "1 values are finer than a microsecond, and are rounded to it (1: 1700000000.1234567)"
+
+
 @pytest.mark.parametrize("reader", [Newest, Oldest])
 def test_old_and_new_sqlite_choose_alike(reader: type[Newest] | type[Oldest]) -> None:
     for name, declared, values, type_, _, codes in CASES:

@@ -154,7 +154,8 @@ def run(
     """
     if plan.blockers:
         first = plan.blockers[0]
-        raise ConfigError(f"the plan is blocked: {first.says}", where=first.where, try_=first.try_)
+        says, see = f"the plan is blocked: {first.says}", f"docs/errors.md#{first.code}"
+        raise ConfigError(says, where=first.where, try_=first.try_, see=see)
     began = time.perf_counter()
     with ExitStack() as stack:
         loads = any(isinstance(step, Load) for step in plan.steps)

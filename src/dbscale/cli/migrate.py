@@ -169,7 +169,8 @@ def migrate(
         planned = time.perf_counter() - began
         if not as_json:
             output.say(headline(migration.plan))
-            output.show_findings(migration.plan.findings)
+            told = migration.plan.blockers[:1]  # by the error that it is about to be
+            output.show_findings(each for each in migration.plan.findings if each not in told)
         if options.truncate:
             output.confirm("Empty the target's tables and fill them from the source?", yes=yes)
         outcome = carry_out(migration.plan, opened, urls, state_schema, jobs=jobs, resume=None, quiet=as_json)
@@ -267,6 +268,8 @@ def headline(plan: Plan) -> str:
 
 def show_plan(plan: Plan, migration: Migration, *, out: str | None, as_sql: bool, as_json: bool) -> int:
     """The plan on stdout or in a file. Exit status 2 when it is blocked."""
+    if out or as_json or as_sql:
+        output.show_blockers(plan)
     if out:
         output.saved(plan, out, as_json=as_json)
     elif as_json:

@@ -88,15 +88,23 @@ def save(path: str, text: str) -> None:
         raise ConfigError(f"the file cannot be written: {error.strerror}", where=path, try_="name another") from error
 
 
+def show_blockers(plan: Plan) -> None:
+    """What blocks a plan that is shown in another form than findings, on stderr; nothing where it is not blocked."""
+    if plan.blockers:
+        show_findings(plan.blockers)
+        say(f"{len(plan.blockers)} findings block this plan: dbscale apply refuses it")
+
+
 def saved(plan: Plan, path: str, *, command: str = "dbscale apply", as_json: bool = False) -> None:
-    """Write a plan as JSON to the file `path` (`-`: stdout), and say what carries it out."""
+    """Write a plan as JSON to the file `path` (`-`: stdout), and say what carries it out where nothing blocks it."""
     if path == "-":
         answer(plan.to_json())
         return
     save(path, plan.to_json() + "\n")
-    say(f"plan {plan.id} written to {path}; carry it out with: {command} {shlex.quote(path)}")
+    then = "" if plan.blockers else f"; carry it out with: {command} {shlex.quote(path)}"
+    say(f"plan {plan.id} written to {path}{then}")
     if as_json:
-        answer_json({"plan": plan.id, "written": path})
+        answer_json({"plan": plan.id, "written": path, "blockers": findings_json(plan.blockers)})
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -204,6 +204,7 @@ def apply_command(
     if dry_run:
         output.answer(plan.to_json() if as_json else plan.to_sql())
         return 2 if plan.blockers else 0
+    output.show_findings(plan.blockers[1:])  # the first is the error that it is about to be
     urls = places.urls(settings, plan)
     source = places.open_source(settings, plan.databases["source"]) if "source" in plan.databases else None
     state_schema = plan.options.get("state_schema", catalog.DEFAULT_SCHEMA)

@@ -188,6 +188,8 @@ def plan_command(
 
 
 def _show(plan: Plan, *, out: str | None = None, as_sql: bool = False, as_json: bool = False) -> int:
+    if out or as_sql or as_json:
+        output.show_blockers(plan)
     if out:
         output.saved(plan, out, as_json=as_json)
     elif as_json:

@@ -32,6 +32,7 @@ WIDEST_KEY = 2704
 def table(draft: Draft, source: SourceTable) -> pg.Table:
     """The table without its foreign keys, which need all tables to be there."""
     _limits(draft, source)
+    _collations(draft, source)
     columns = tuple(_columns(draft, source))
     keys, key_indexes = _keys(draft, source)
     keys += tuple(_keys_for_children(draft, source))
@@ -107,6 +108,31 @@ def _columns(draft: Draft, source: SourceTable) -> Iterator[pg.Column]:
             collation=draft.collation if kind_of(choice.type) == "text" else "",
         )
     draft.load[source.name] = tuple(load)
+
+
+def _collations(draft: Draft, source: SourceTable) -> None:
+    """One finding for the columns of text whose own collation takes different texts for equal."""
+    found = [
+        column
+        for column in source.columns
+        if column.collation in ("NOCASE", "RTRIM") and kind_of(draft.choice(source.name, column.name).type) == "text"
+    ]
+    if not found:
+        return
+    names = ", ".join(f"{column.name} ({column.collation})" for column in found)
+    tells = {"NOCASE": "tell upper from lower case", "RTRIM": "heed spaces at the end"}
+    differs = " and ".join(tells[each] for each in tells if any(column.collation == each for column in found))
+    name = draft.names.column(source.name, found[0].name)
+    form = by_collation(Value(sql=pg.quote(name), kind="text", atom=True), found[0].collation)
+    draft.note(
+        "collation-left-out",
+        source.name,
+        f"{names}: in PostgreSQL their comparisons, order, GROUP BY and DISTINCT {differs}",
+        try_=f"compare {form} on both sides, or give the column the type citext or an ICU collation with"
+        " deterministic = false (PostgreSQL's CREATE COLLATION)",
+        level="behaviour",
+        original=source.sql,
+    )
 
 
 def _default(draft: Draft, source: SourceTable, column: SourceColumn, choice: Choice) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dbscale.errors import Finding, Level
 from dbscale.migrate.affinity import wish
@@ -68,9 +68,9 @@ class Place:
 def misfit(at: Place, meant: str, kept: str, what: Misfit) -> Finding:
     """Values that do not fit what was declared, for which the column is kept as another type."""
     kind = wish(at.column.declared).kind
-    numbers = what.what in ("integer", "real number")
-    if what.what == "text" and at.seen.empty == what.count:
-        says = f"{what.count} of {at.seen.values} values are empty text, which is no {meant}: kept as {kept}"
+    seen, numbers = at.seen, what.what in ("integer", "real number")
+    if what.what == "text" and seen.empty == what.count:
+        says = f"{what.count} of {seen.values} values are empty text, which is no {meant}: kept as {kept}"
         try_ = f"to load them as NULL: {at.choose(f'{meant}, empty as null')}"
         return at.finding("empty-text", says, try_, "behaviour")
     if kind == "integer":
@@ -83,13 +83,31 @@ def misfit(at: Place, meant: str, kept: str, what: Misfit) -> Finding:
     if what.what == "blob" and kind not in ("text", "vector"):
         code = "mixed-storage"
     shown = f" ({'; '.join(what.samples)})" if what.samples else ""
-    says = f"{what.count} of {at.seen.values} values are {what.what}, no {meant}{shown}: kept as {kept}"
+    says = f"{what.count} of {seen.values} values are {what.what}, no {meant}{shown}: kept as {kept}"
     if code == "integer-beyond-64-bits":
         says += "; SQLite itself has kept 15 to 17 of their digits"
     try_ = "mend the values in the source, or keep the type: it holds them all"
     if code == "ambiguous-epoch":
         try_ = f"if you know how to read them, say so: {at.choose('timestamptz from s')} (or ms, us, julian, apple-s …)"
-    return at.finding(code, says, try_, "behaviour")
+    classes = sum(1 for count in (seen.integers + seen.reals, seen.texts, seen.blobs) if count)
+    loses = base(kept)[0] in ("bytea", "text") and classes > 1  # numbers become digits, texts become bytes
+    return at.finding(code, says, try_, "data" if loses else "behaviour")
+
+
+def decided(at: Place, meant: str, kept: str, what: Misfit) -> Finding | None:
+    """Instead of `misfit`: where values of another class than `what` is of made the column text or bytes."""
+    seen, name = at.seen, base(kept)[0]
+    noun = "blob" if name == "bytea" and seen.blobs else "text" if name in ("bytea", "text") and seen.texts else ""
+    if not noun or noun == what.what or what.what not in ("integer", "real number", "text"):
+        return None
+    blobs, texts = (seen.blobs, 0) if noun == "blob" else (0, seen.texts)
+    alone = replace(seen, integers=0, reals=0, texts=texts, blobs=blobs)
+    if fit(Asked(meant), alone).misfit is None:
+        return None
+    alike = "a text and a blob of the same bytes" if noun == "blob" else "a number and a text of its digits"
+    says = f"it holds {counts(seen)}, more than {meant} takes: kept as {kept} for its {blobs + texts} {noun}s"
+    says += f"; {alike} become alike"
+    return at.finding("mixed-storage", says, "make them alike in the source for a narrower type", "data")
 
 
 def widened(at: Place, meant: str, kept: str, what: Misfit | None) -> Finding:

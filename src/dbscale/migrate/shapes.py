@@ -131,7 +131,7 @@ SHAPES: dict[str, Shape] = {
     "real-whole": Shape("real", "{x}=CAST({x} AS INTEGER)"),
     "real-julian": Shape("real", _between(JULIAN)),
     "real-epoch-s": Shape("real", f"({_between(WINDOWS_REAL)} AND round({{x}},6)={{x}})"),
-    "real-epoch-s-fine": Shape("real", _between(WINDOWS_REAL)),
+    "real-epoch-s-fine": Shape("real", f"({_between(WINDOWS_REAL)} AND round({{x}},6)<>{{x}})"),
     # Blobs.
     "uuid-blob": Shape("blob", "length({x})=16"),
     "digits-blob": Shape(

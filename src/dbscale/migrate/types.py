@@ -222,6 +222,8 @@ def _declared(at: Place, options: Options) -> tuple[Choice, list[Finding]]:
     if not targets or nearest is None:
         choice = replace(choice, evidence=remarks.counts(at.seen))
         return choice, [*remarks.mixed(at, choice), *remarks.about(at, choice)]
+    if told := remarks.decided(at, targets[0], choice.type, nearest):
+        return replace(choice, evidence=remarks.counts(at.seen)), [told, *remarks.about(at, choice)]
     choice = replace(
         choice, evidence=f"{nearest.count} of {at.seen.values} values are no {targets[-1]}: {nearest.what}"
     )

@@ -218,7 +218,8 @@ class _Live:
         if method != index.method:
             yield _finding("verify-index", where, f"it is {method}, not {index.method}")
         if not self._same_sql(index.where, predicate or ""):
-            yield _finding("verify-index", where, f"it covers rows WHERE {predicate}", original=index.where)
+            says = f"it covers rows WHERE {predicate}" if predicate else "it covers all rows"
+            yield _finding("verify-index", where, says, original=index.where)
         if keys != len(index.terms) or tuple(terms[keys:]) != tuple(_plain(name) for name in index.include):
             yield _finding("verify-index", where, f"its columns are {', '.join(terms)}")
             return
