@@ -62,7 +62,7 @@ def targets(server: Postgres) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_a_pitfall_from_a_server_is_what_it_is_from_its_file(
+def test_a_pitfall_from_a_server_is_what_it_is_from_its_file(  # noqa: PLR0917 - fixtures
     case: Case,
     sqld: Callable[..., Sqld],
     targets: dict[str, str],
