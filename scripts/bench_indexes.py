@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """What index advice is worth, in seconds: a workload before and after, beside two simpler ways to advise.
 
-    scripts/bench indexes --source marketplace.db --rounds 5
+    scripts/bench indexes --rounds 5
 
-The database is migrated into an embedded server, once. Then, for each way: its indexes are built, every statement of
+The marketplace with 1,000,000 transactions, or another `--source`, is migrated into an embedded server, once, which is
+taken away at the end. Then, for each way: its indexes are built, every statement of
 scripts/marketplace_workload.sql runs (writing ones in a transaction that is rolled back), and the median of its times
 counts as often as the statement is called. The other two ways, in the rules that their authors describe: *one column
 each* (every column of the query's tables; taken when the planner uses it) and *one rule* (columns of the query, then
@@ -18,6 +19,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -163,20 +165,33 @@ def tried(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", default="marketplace.db", help="a database of scripts/marketplace.py")
+    parser.add_argument("--source", type=Path, help="a database of scripts/marketplace.py; made when not given")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    server = embedded.up(SERVER)
-    with postgres.connect(server.url) as connection:
-        if connection.execute("SELECT to_regclass('public.transactions')").fetchone() == (None,):
-            command = [sys.executable, "-m", "dbscale.cli", "migrate", options.source, f"embedded:{SERVER}", "--yes"]
+    with tempfile.TemporaryDirectory(prefix="dbscale-bench-") as folder:
+        source = options.source or Path(folder, "marketplace.db")
+        if options.source is None:
+            command = [sys.executable, str(HERE / "marketplace.py"), str(source), "--transactions", "1000000"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        server = embedded.up(SERVER)
+        try:
+            command = [sys.executable, "-m", "dbscale.cli", "migrate", str(source), f"embedded:{SERVER}", "--yes"]
             subprocess.run([*command, "--no-verify"], check=True)
+            measure(server.url, options)
+        finally:
+            embedded.down(SERVER, remove=True)
+    return 0
+
+
+def measure(url: str, options: argparse.Namespace) -> None:
+    """Each way to advise, tried in the migrated database; prints what they are worth."""
+    with postgres.connect(url) as connection:
         asked = workload.from_text((HERE / "marketplace_workload.sql").read_text(encoding="utf-8"), "workload")
         statements = list(asked.statements)
         with postgres.reading(connection):
             known = facts.read(connection)
-            with proof.proving(connection, server.url, known) as prover:
+            with proof.proving(connection, url, known) as prover:
                 began = time.perf_counter()
                 advice = advise.advise(known, prover, asked)
                 seconds = time.perf_counter() - began
@@ -191,7 +206,7 @@ def main() -> int:
         found = [tried(connection, title, wanted, asked, options.rounds) for title, wanted in ways.items()]
     if options.json:
         print(json.dumps({"ways": found, "estimated": sizes, "advice_seconds": round(seconds, 2)}, indent=2))
-        return 0
+        return
     print(f"{len(statements)} statements, {sum(s.calls for s in statements):,.0f} calls; advice in {seconds:.1f} s")
     for way in found:
         print(f"\n{way['way']}: {way['seconds']:,.1f} s, {way['bytes'] / 1e6:.1f} MB, {len(way['indexes'])} indexes,"
@@ -200,7 +215,6 @@ def main() -> int:
             mark = " UNUSED" if title in way["unused"] else ""
             guess = f", estimated {sizes[title] / 1e6:.2f}" if way["way"] == "dbscale" else ""
             print(f"  {title}: {size / 1e6:.2f} MB{guess}{mark}")
-    return 0
 
 
 if __name__ == "__main__":

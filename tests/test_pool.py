@@ -355,15 +355,19 @@ def test_metrics_are_served_and_read_back(toml: Path, database: str) -> None:
         try:
             url = f"http://127.0.0.1:{port}/metrics"
             over = threading.Event()
+            reads = threading.Semaphore(0)
 
             def work() -> None:
                 while not over.is_set():
                     with cluster.read() as connection:
                         connection.execute(sa.text("SELECT pg_sleep(0.01)"))
+                    reads.release()
 
             threads = [threading.Thread(target=work) for _ in range(2)]
             for thread in threads:
                 thread.start()
+            for _ in range(20):  # so many that what a new connection asks for does not count
+                assert reads.acquire(timeout=30)
             shown = CliRunner().invoke(pool, ["show", "--config", str(toml), "--metrics", url, "--json"])
             arguments = ["size", "--config", str(toml), "--metrics", url, "--seconds", "1.5", "--json"]
             sized = CliRunner().invoke(pool, arguments)
