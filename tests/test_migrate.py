@@ -89,6 +89,22 @@ def test_new_rows_get_numbers_beyond_the_last_ever_given(shop: Path, database: s
     assert rows(database, "INSERT INTO orders (total) VALUES (1) RETURNING id") == [(12,)]
 
 
+def test_every_row_is_on_the_disk_and_known_to_be_visible(shop: Path, database: str) -> None:
+    """VACUUM passes over rows whose commit is not flushed, and nothing else flushes it here for ten seconds."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        connection.execute("SELECT pg_reload_conf()")
+        try:
+            assert run(["migrate", str(shop), database, "--no-verify"]) == 0
+        finally:
+            connection.execute("ALTER SYSTEM RESET wal_writer_delay")
+            connection.execute("SELECT pg_reload_conf()")
+        assert connection.execute(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+            " AND relallvisible < relpages"
+        ).fetchall() == []  # fmt: skip
+
+
 def test_undo_brings_the_first_state_back(shop: Path, database: str) -> None:
     execute(database, "CREATE TABLE mine (a int); INSERT INTO mine VALUES (1)")
     before = dump(database)

@@ -164,6 +164,8 @@ def run(
         if resume and resume.fingerprint != fingerprint:
             raise StalePlan("the source has changed since the run began", where=f"run {resume.id}")
         home = stack.enter_context(postgres.connect(urls[plan.options.get("home", "target")], name="dbscale"))
+        home.execute("SELECT set_config(name, 'local', false) FROM pg_settings"
+                     " WHERE name = 'synchronous_commit' AND setting = 'off'")  # fmt: skip
         others = others_of(plan, urls)
         prepare(urls, others, state_schema, home, new=resume is None)
         number = stack.enter_context(catalog.claimed(home, state_schema, plan, fingerprint, resume))
@@ -178,10 +180,12 @@ def run(
             for group in _groups(plan.steps):
                 if isinstance(group[0][1], Load):
                     yield from _load(context, group, source, readers)
+                    _flush(context)
                     if source and source.changed_since_snapshot():
                         yield Noticed(finding=_source_changed(source))
                 else:
                     yield from _carry_out(context, group)
+            _flush(context)  # what is said to be done is on every disk
     yield Finished(run=number, seconds=time.perf_counter() - began)
 
 
@@ -234,6 +238,18 @@ def settle(context: Context) -> dict[int, float]:
             catalog.clear_out(connection, context.run)
             done |= catalog.steps_done(connection, context.state_schema, context.run)
     return done
+
+
+def _flush(context: Context) -> None:
+    """Wait until all that was committed is on the disk of its server, as no commit of the work itself does.
+
+    VACUUM takes only such rows for visible to everybody.
+    """
+    for name in sorted({context.home_name, *context.beside}):
+        with context.session(name) as connection, connection.transaction():
+            connection.execute("SET LOCAL synchronous_commit TO local")
+            # a transaction that wrote nothing waits for nothing
+            connection.execute("SELECT pg_logical_emit_message(true, 'dbscale', '')")
 
 
 def _groups(steps: Sequence[Step]) -> Iterator[list[tuple[int, Step]]]:
@@ -316,9 +332,10 @@ def _sql(context: Context, number: int, step: Sql, began: float) -> None:
                 if marks:
                     seconds = time.perf_counter() - began
                     catalog.step_done(connection, context.state_schema, context.run, number, seconds)
-        if step.alone or not marks:
-            with context.session(context.home_name) as home:
-                catalog.step_done(home, context.state_schema, context.run, number, time.perf_counter() - began)
+    if step.alone or not marks:
+        # Commits of `home` wait for the disk: while one is on its way there, VACUUM takes no row of the transactions
+        # numbered around it for visible to everybody.
+        catalog.step_done(context.home, context.state_schema, context.run, number, time.perf_counter() - began)
 
 
 def _holds(connection: Connection, query: str) -> bool:
