@@ -4,11 +4,11 @@
     scripts/bench indexes --rounds 5
 
 The marketplace with 1,000,000 transactions, or another `--source`, is migrated into an embedded server, once, which is
-taken away at the end. Then, for each way: its indexes are built, every statement of
+taken away at the end. Then the ways come in turns: the indexes of one are built, every statement of
 scripts/marketplace_workload.sql runs (writing ones in a transaction that is rolled back), and the median of its times
-counts as often as the statement is called. The other two ways, in the rules that their authors describe: *one column
-each* (every column of the query's tables; taken when the planner uses it) and *one rule* (columns of the query, then
-pairs; taken when a statement of cost 100 or more falls by half).
+over the rounds counts as often as the statement is called. The other two ways, in the rules that their authors
+describe: *one column each* (every column of the query's tables; taken when the planner uses it) and *one rule* (columns
+of the query, then pairs; taken when a statement of cost 100 or more falls by half).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +105,28 @@ def one_rule(known: Facts, prover: Proof, statements: list[workload.Statement]) 
     return list(chosen)
 
 
-def timed(connection: psycopg.Connection[Any], statements: list[workload.Statement], rounds: int) -> list[float]:
-    """The median seconds of one call of each statement; nothing that is written stays."""
-    times: list[list[float]] = [[] for _ in statements]
-    for _ in range(rounds):
-        for number, statement in enumerate(statements):
-            with connection.transaction(force_rollback=True):
-                began = time.perf_counter()
-                connection.execute(statement.sql.encode()).fetchall() if statement.query.verb == "select" else (
-                    connection.execute(statement.sql.encode())
-                )
-                times[number].append(time.perf_counter() - began)
-    return [statistics.median(each) for each in times]
+@contextmanager
+def built(connection: psycopg.Connection[Any], wanted: list[Candidate]) -> Iterator[list[str]]:
+    """The indexes of one way, under these names; taken away again."""
+    names = [f"bench_{number}" for number, _ in enumerate(wanted)]
+    for name, candidate in zip(names, wanted, strict=True):
+        connection.execute(create_index(candidate.schema, candidate.table, candidate.index(name)).encode())
+    connection.execute("ANALYZE")
+    yield names
+    for name in names:
+        connection.execute(f"DROP INDEX {quote(name)}".encode())
+
+
+def timed(connection: psycopg.Connection[Any], statement: workload.Statement) -> float:
+    """Seconds of one call whose pages are in memory; nothing that is written stays."""
+    for _ in range(2):
+        with connection.transaction(force_rollback=True):
+            began = time.perf_counter()
+            answer = connection.execute(statement.sql.encode())
+            if statement.query.verb == "select":
+                answer.fetchall()
+            seconds = time.perf_counter() - began
+    return seconds
 
 
 def written(connection: psycopg.Connection[Any]) -> dict[str, float]:
@@ -132,35 +144,42 @@ def written(connection: psycopg.Connection[Any]) -> dict[str, float]:
     return found
 
 
-def tried(
-    connection: psycopg.Connection[Any], title: str, wanted: list[Candidate], asked: workload.Workload, rounds: int
-) -> dict[str, Any]:
-    """Build, measure, and take away again."""
-    names = [f"bench_{number}" for number, _ in enumerate(wanted)]
-    for name, candidate in zip(names, wanted, strict=True):
-        connection.execute(create_index(candidate.schema, candidate.table, candidate.index(name)).encode())
-    connection.execute("ANALYZE")
-    medians = timed(connection, list(asked.statements), rounds)
-    used: set[str] = set()
-    for statement in asked.statements:
-        used |= proof.explain(connection, statement.sql).uses
-    sizes = {
-        name: connection.execute("SELECT pg_relation_size(%s::regclass)", [name]).fetchone()[0]  # type: ignore[index]
-        for name in names
-    }
-    rows = written(connection)
-    for name in names:
-        connection.execute(f"DROP INDEX {quote(name)}".encode())
-    total = sum(median * statement.calls for median, statement in zip(medians, asked.statements, strict=True))
-    return {
-        "way": title,
-        "indexes": [candidate.title for candidate in wanted],
-        "seconds": round(total, 1),
-        "bytes": sum(sizes.values()),
-        "sizes": {candidate.title: sizes[name] for name, candidate in zip(names, wanted, strict=True)},
-        "unused": [candidate.title for name, candidate in zip(names, wanted, strict=True) if name not in used],
-        "write_us": rows,
-    }
+def used(connection: psycopg.Connection[Any], statements: list[workload.Statement]) -> set[str]:
+    """The indexes that the planner takes for these statements."""
+    return {name for statement in statements for name in proof.explain(connection, statement.sql).uses}
+
+
+def race(
+    connection: psycopg.Connection[Any],
+    ways: dict[str, list[Candidate]],
+    statements: list[workload.Statement],
+    rounds: int,
+) -> list[dict[str, Any]]:
+    """The ways in turns, each round with new indexes and new statistics: medians of the rounds for each statement."""
+    times: dict[str, list[list[float]]] = {title: [] for title in ways}
+    for _ in range(rounds):
+        for title, wanted in ways.items():
+            with built(connection, wanted):
+                times[title].append([timed(connection, statement) for statement in statements])
+    found = []
+    for title, wanted in ways.items():
+        medians = [statistics.median(each) for each in zip(*times[title], strict=True)]
+        each = [median * statement.calls for median, statement in zip(medians, statements, strict=True)]
+        with built(connection, wanted) as names:
+            taken = used(connection, statements)
+            size = "SELECT pg_relation_size(%s::regclass)"
+            sizes = [connection.execute(size, [name]).fetchone()[0] for name in names]  # type: ignore[index]
+            found.append({
+                "way": title,
+                "indexes": [candidate.title for candidate in wanted],
+                "seconds": round(sum(each), 1),
+                "statements": {one.sql: round(spent, 2) for one, spent in zip(statements, each, strict=True)},
+                "bytes": sum(sizes),
+                "sizes": {candidate.title: size for candidate, size in zip(wanted, sizes, strict=True)},
+                "unused": [candidate.title for name, candidate in zip(names, wanted, strict=True) if name not in taken],
+                "write_us": written(connection),
+            })  # fmt: skip
+    return found
 
 
 def main() -> int:
@@ -203,7 +222,7 @@ def measure(url: str, options: argparse.Namespace) -> None:
                     "one rule": one_rule(known, prover, statements),
                     "dbscale": ours,
                 }
-        found = [tried(connection, title, wanted, asked, options.rounds) for title, wanted in ways.items()]
+        found = race(connection, ways, statements, options.rounds)
     if options.json:
         print(json.dumps({"ways": found, "estimated": sizes, "advice_seconds": round(seconds, 2)}, indent=2))
         return
