@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,39 @@ def test_rows_in_the_wal_are_read_and_nothing_is_left_behind(tmp_path: Path, wri
         assert count(reader) == 1001
     after = digest(tmp_path)
     assert {name: after[name] for name in ("w.db", "w.db-wal")} == {name: before[name] for name in ("w.db", "w.db-wal")}
+
+
+def test_a_wal_that_came_without_its_shm_stays_so(tmp_path: Path, writer: Callable[..., Writer]) -> None:
+    """A copy of a database in use: its -wal has rows, and there is no -shm."""
+    path = fill(tmp_path / "w.db", mode="WAL")
+    writer(path).say("INSERT INTO t VALUES (-1, 'in the wal')")
+    (tmp_path / "copy").mkdir()
+    for end in ("", "-wal"):
+        (tmp_path / "copy" / f"w.db{end}").write_bytes(Path(f"{path}{end}").read_bytes())
+    before = digest(tmp_path / "copy")
+    assert set(before) == {"w.db", "w.db-wal"}
+    with SqliteSource(tmp_path / "copy" / "w.db").snapshot(2) as readers:
+        assert [count(reader) for reader in readers] == [1001] * 2
+    assert digest(tmp_path / "copy") == before
+
+
+def test_what_readers_at_one_time_or_killed_ones_leave_goes_with_the_last(tmp_path: Path) -> None:
+    path = fill(tmp_path / "w.db", mode="WAL")
+    before = digest(tmp_path)
+    with ExitStack() as second:
+        with SqliteSource(path).snapshot() as (reader,):
+            second.enter_context(SqliteSource(path).snapshot())
+            assert count(reader) == 1000
+        assert {"w.db-wal", "w.db-shm"} < {file.name for file in tmp_path.iterdir()}
+    assert digest(tmp_path) == before
+    killed = (
+        "import apsw, os, sys; c = apsw.Connection(sys.argv[1], flags=1); [*c.execute('SELECT * FROM t')]; os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(path)], check=False)
+    assert {"w.db-wal", "w.db-shm"} < {file.name for file in tmp_path.iterdir()}
+    with SqliteSource(path).snapshot() as (reader,):
+        assert count(reader) == 1000
+    assert digest(tmp_path) == before
 
 
 def test_a_killed_writers_wal_is_read_and_stays(tmp_path: Path, writer: Callable[..., Writer]) -> None:

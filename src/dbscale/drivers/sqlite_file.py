@@ -12,6 +12,7 @@ import shutil
 import stat
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -227,22 +228,28 @@ def _copy_file(source: Path, target: Path, stopped: Callable[[], bool]) -> None:
 
 
 def tidy(path: Path, before: frozenset[str]) -> None:
-    """Let SQLite remove the empty -wal and the -shm that reading a WAL database left, if they were not there before.
+    """Remove the empty -wal and the -shm that reading a WAL database left, unless someone has it open.
 
     A reader may not remove them. The last connection that may write does so when it closes, under SQLite's own locks;
-    with no frame in the -wal it has nothing to write.
+    with no frame in the -wal it has nothing to write. An empty -wal that was there before holds nothing either: it is
+    what another reader left, or one that was killed. Where the -wal has frames and came without its -shm (a copy that
+    somebody made), it is the -shm alone that goes: while this connection has the file to itself, nobody has it open.
     """
-    wal = _side(path, "-wal")
-    if before & {"-wal", "-shm"} or not wal.exists() or wal.stat().st_size:
+    wal, shm = _side(path, "-wal"), _side(path, "-shm")
+    if not wal.exists() or (wal.stat().st_size and ("-shm" in before or not shm.exists())):
         return
-    try:
+    frames = wal.stat().st_size > 0
+    with suppress(apsw.Error, OSError):  # then they stay: not ours to remove, and they do no harm
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
+            if frames:
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
             connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            if frames:
+                shm.unlink()
         finally:
             connection.close(True)
-    except apsw.Error:
-        return  # they stay: not ours to remove, and they do no harm
 
 
 def explained(problem: Exception, path: Path, where: str) -> SourceError:
