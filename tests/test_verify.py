@@ -465,6 +465,48 @@ def test_the_schema(
             assert _dump(other) == before
 
 
+def test_what_makes_the_target_behave_otherwise(
+    migrated: Path, database: str, target: postgres.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target.execute(
+        "ALTER TABLE children ADD COLUMN more text; ALTER TABLE children ENABLE ROW LEVEL SECURITY;"
+        "ALTER TABLE children SET UNLOGGED; ALTER TABLE children DISABLE TRIGGER ALL"
+    )
+    capsys.readouterr()
+    assert run(["verify", str(migrated), database, "--json"]) == 1
+    found = {finding["code"]: finding["where"] for finding in json.loads(capsys.readouterr().out)["findings"]}
+    assert found.pop("verify-foreign-key").startswith("public.children: ")
+    assert found == {
+        "verify-column": "public.children.more",
+        "verify-row-security": "public.children",
+        "verify-unlogged": "public.children",
+    }
+    assert run(["verify", str(migrated), database]) == 1
+    assert "differs: public.children: it is UNLOGGED" in capsys.readouterr().out
+    target.execute("ALTER TABLE children ENABLE TRIGGER ALL; ALTER TABLE parents DISABLE TRIGGER ALL")
+    assert run(["verify", str(migrated), database]) == 1
+    assert "its triggers are disabled" in capsys.readouterr().out
+
+
+def test_what_the_application_has_added_is_a_note(
+    migrated: Path, database: str, target: postgres.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target.execute(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        "CREATE TRIGGER mine BEFORE INSERT ON children FOR EACH ROW EXECUTE FUNCTION f();"
+        "CREATE TRIGGER off BEFORE INSERT ON children FOR EACH ROW EXECUTE FUNCTION f();"
+        "ALTER TABLE children DISABLE TRIGGER off; CREATE RULE kept AS ON DELETE TO children DO INSTEAD NOTHING;"
+        "ALTER TABLE children ALTER age SET DEFAULT 3; ALTER TABLE children ADD CONSTRAINT born CHECK (age > 0);"
+        "CREATE UNIQUE INDEX once ON children (price); CREATE INDEX often ON children (price)"
+    )
+    capsys.readouterr()
+    assert run(["verify", str(migrated), database, "--json"]) == 0
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["code"], finding["level"], finding["where"]) == ("verify-added", "note", "public.children")
+    added = ("trigger mine", "rule kept", 'default of "age"', 'check "born"', 'unique index "once"')
+    assert finding["says"].startswith("beyond the plan it has " + ", ".join(f"the {each}" for each in added) + ":")
+
+
 def test_numbers_in_json_and_days_in_views(database: str, tmp_path: Path) -> None:
     """A REAL in a jsonb key with more than 15 digits, and a view on Julian days."""
     path = tmp_path / "numbers.db"

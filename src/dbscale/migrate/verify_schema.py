@@ -1,7 +1,8 @@
 """The schema that a plan makes, compared with what the target's catalog says it has.
 
 Expressions are compared as the server itself prints them: EXPLAIN VERBOSE of `SELECT (expected), (there)`, which
-plans and runs nothing, writes both in one way. What the target has beyond the plan is left alone.
+plans and runs nothing, writes both in one way. What the target has beyond the plan is a note where it decides over
+writes, and left alone where it does not (an index, say); a column more is a difference, as a row more is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import psycopg
@@ -20,11 +22,27 @@ from dbscale.plan import Load
 from dbscale.schema import Check, Column, ForeignKey, Index, Key, Schema, Table, quote
 
 _ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+_CONSTRAINT_KINDS = {
+    "p": "primary key",
+    "u": "unique constraint",
+    "f": "foreign key",
+    "c": "check",
+    "x": "exclusion constraint",
+}
+_Facts = dict[str, tuple[Any, ...]]
+"""Rows of the catalog by name, without the name."""
 _TERM = re.compile(
     r"(?P<sql>.*?)(?: COLLATE (?P<collation>\"(?:[^\"]|\"\")+\"))?(?: ASC| (?P<desc>DESC))?"
     r"(?: NULLS (?P<nulls>FIRST|LAST))?",
     re.DOTALL,
 )
+_TABLE = """
+SELECT c.relpersistence = 'u', c.relrowsecurity,
+       ARRAY(SELECT 'the trigger ' || quote_ident(tgname) FROM pg_trigger
+              WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY tgname),
+       ARRAY(SELECT 'the rule ' || quote_ident(rulename) FROM pg_rewrite
+              WHERE ev_class = c.oid AND ev_enabled <> 'D' ORDER BY rulename)
+  FROM pg_class c WHERE c.oid = %(relation)s::regclass"""
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
        pg_get_expr(d.adbin, d.adrelid), coalesce(l.collname, ''),
@@ -39,9 +57,10 @@ SELECT k.conname, k.contype::text, k.convalidated, k.condeferrable, k.condeferre
        ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS u(n, i)
              JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY u.i),
        ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS u(n, i)
-             JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY u.i)
+             JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY u.i),
+       EXISTS (SELECT FROM pg_trigger t WHERE t.tgconstraint = k.oid AND t.tgenabled = 'D')
   FROM pg_constraint k LEFT JOIN pg_class p ON p.oid = k.confrelid
- WHERE k.conrelid = %(relation)s::regclass"""
+ WHERE k.conrelid = %(relation)s::regclass AND k.conparentid = 0"""
 _INDEXES = """
 SELECT c.relname, i.indisunique, i.indisvalid, m.amname, pg_get_expr(i.indpred, i.indrelid), i.indnkeyatts,
        ARRAY(SELECT pg_get_indexdef(i.indexrelid, n, true) FROM generate_series(1, i.indnatts) AS n),
@@ -96,7 +115,16 @@ class _Live:
         if not self._rows("SELECT 1 WHERE to_regclass(%(relation)s) IS NOT NULL"):
             yield _finding("verify-table-missing", self.place, "there is no such table")
             return
+        ((unlogged, secured, *triggers),) = self._rows(_TABLE)
+        if unlogged:
+            says = "it is UNLOGGED: a crash of the server empties it, and no replica has its rows"
+            yield _finding("verify-unlogged", self.place, says, try_=f"ALTER TABLE {self.relation} SET LOGGED")
+        if secured:
+            says = "row level security is on: roles see, and change, only the rows that its policies allow"
+            yield _finding("verify-row-security", self.place, says)
         columns = {row[0]: row[1:] for row in self._rows(_COLUMNS)}
+        for name in sorted(columns.keys() - {column.name for column in self.table.columns}):
+            yield _finding("verify-column", f"{self.place}.{name}", "the column is not of the plan")
         for column in self.table.columns:
             if column.name not in columns:
                 yield _finding("verify-column", f"{self.place}.{column.name}", "the column is not there")
@@ -114,6 +142,24 @@ class _Live:
         indexes = {row[0]: row[1:] for row in self._rows(_INDEXES)}
         for index in self.table.indexes:
             yield from self._index(index, indexes.get(index.name))
+        if added := [*chain(*triggers), *self._added(columns, constraints, indexes)]:
+            says = f"beyond the plan it has {', '.join(added)}: what is written may be refused or changed by it"
+            yield _finding("verify-added", self.place, says, level="note")
+
+    def _added(self, columns: _Facts, constraints: _Facts, indexes: _Facts) -> Iterator[str]:
+        """What decides over writes and is not of the plan: defaults, constraints and unique indexes."""
+        table = self.table
+        for column in table.columns:
+            _, _, _, generated, default, *_ = columns.get(column.name, (None,) * 5)
+            if default and not (generated or column.default or column.generated):
+                yield f"the default of {quote(column.name)}"
+        planned = {each.name for each in chain[Key | ForeignKey | Check](table.keys, table.foreign_keys, table.checks)}
+        for name, constraint in constraints.items():
+            if name not in planned and constraint[0] in _CONSTRAINT_KINDS:
+                yield f"the {_CONSTRAINT_KINDS[constraint[0]]} {quote(name)}"
+        for name in sorted(indexes.keys() - constraints.keys() - {index.name for index in table.indexes}):
+            if indexes[name][0]:
+                yield f"the unique index {quote(name)}"
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         return self.connection.execute(sql, {"relation": self.relation}).fetchall()
@@ -180,7 +226,7 @@ class _Live:
         if live is None or live[0] != "f":
             yield _finding("verify-foreign-key", where, f"the foreign key to {key.parent} is not there")
             return
-        _, valid, deferrable, deferred, on_update, on_delete, parent, _, columns, parent_columns = live
+        _, valid, deferrable, deferred, on_update, on_delete, parent, _, columns, parent_columns, off = live
         facts = [
             ("columns", ", ".join(columns), ", ".join(key.columns)),
             ("parent", f"{parent} ({', '.join(parent_columns)})", f"{key.parent} ({', '.join(key.parent_columns)})"),
@@ -193,6 +239,12 @@ class _Live:
                 yield _finding("verify-foreign-key", where, f"{name}: {is_ or 'no'}, not {wanted or 'no'}")
         if key.valid and not valid:
             yield _finding("verify-foreign-key", where, "it is not validated: rows may break it")
+        if off:
+            tables = f"{self.relation} and {quote(self.schema, key.parent)}"
+            try_ = (
+                f"ALTER TABLE … ENABLE TRIGGER ALL, for {tables}; then drop it and add it again, so that it is checked"
+            )
+            yield _finding("verify-foreign-key", where, "it is not enforced: its triggers are disabled", try_=try_)
 
     def _check(self, check: Check, live: tuple[Any, ...] | None) -> Iterator[Finding]:
         where = f"{self.place}: {check.name}"
