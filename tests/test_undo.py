@@ -110,6 +110,36 @@ def test_a_table_that_a_newer_run_made_is_not_dropped(source: str, database: str
     assert rows(database, "SELECT b FROM z") == [("x",)]
 
 
+@pytest.mark.parametrize("words", [["--dry-run"], []], ids=["dry run", "no terminal to ask on"])
+def test_refusals_come_before_the_question(
+    words: list[str], source: str, database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make(tmp_path / "other.db", "CREATE TABLE z (b TEXT); INSERT INTO z VALUES ('x');")
+    assert run(["migrate", source, database]) == 0
+    execute(database, "ALTER TABLE z RENAME TO kept")
+    assert run(["undo", "1", database, *words]) == USAGE
+    assert "called kept now" in capsys.readouterr().err
+    assert run(["migrate", other, database]) == 0
+    assert run(["undo", "1", database, *words]) == USAGE
+    assert "run 2, which is newer, wrote to the same tables" in capsys.readouterr().err
+    execute(database, "UPDATE dbscale.runs SET state = 'running' WHERE id = 2")
+    with psycopg.connect(database) as at_work:
+        at_work.execute(
+            "UPDATE dbscale.runs SET holder_pid = pid, holder_start = backend_start FROM pg_stat_activity"
+            " WHERE id = 2 AND pid = pg_backend_pid()"
+        )
+        at_work.commit()
+        assert run(["undo", "1", database, *words]) == USAGE
+        assert "run 2 is at work" in capsys.readouterr().err
+
+
+def test_a_dry_run_needs_no_note_of_what_was_filled(source: str, database: str) -> None:
+    """A catalog of an older version has none."""
+    assert run(["migrate", source, database]) == 0
+    execute(database, "DROP TABLE dbscale.filled")
+    assert run(["undo", "1", database, "--dry-run"]) == 0
+
+
 @pytest.mark.parametrize("into", ["new", "existing"])
 def test_somebodys_own_table_of_the_name_is_left_alone(
     into: str, source: str, database: str, capsys: pytest.CaptureFixture[str]

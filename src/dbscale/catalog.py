@@ -164,16 +164,7 @@ def claim(connection: Connection, schema: str, plan: Plan, fingerprint: str, res
     table = quote(schema)
     with connection.transaction():
         connection.execute(f"LOCK TABLE {table}.runs IN SHARE ROW EXCLUSIVE MODE")
-        other = connection.execute(
-            f"SELECT id, title, holder_pid FROM {table}.runs WHERE state = 'running' AND {_ALIVE} LIMIT 1"
-        ).fetchone()
-        if other:
-            raise TargetInUse(
-                f"run {other[0]} is at work on this target ({other[1]})",
-                where=f"{schema}.runs, backend {other[2]}",
-                try_="wait for it (dbscale status); if its client is gone: "
-                f"psql -c 'select pg_terminate_backend({other[2]})'",
-            )
+        refuse_at_work(connection, schema)
         connection.execute(f"UPDATE {table}.runs SET state = 'interrupted' WHERE state = 'running'")
         holder = "(SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
         if resume:
@@ -197,6 +188,20 @@ def claim(connection: Connection, schema: str, plan: Plan, fingerprint: str, res
         ).fetchone()
         assert row is not None  # noqa: S101 - INSERT … RETURNING gives a row
         return int(row[0])
+
+
+def refuse_at_work(connection: Connection, schema: str) -> None:
+    """TargetInUse when a run is at work: its holder's session is there."""
+    other = connection.execute(
+        f"SELECT id, title, holder_pid FROM {quote(schema)}.runs WHERE state = 'running' AND {_ALIVE} LIMIT 1"
+    ).fetchone()
+    if other:
+        raise TargetInUse(
+            f"run {other[0]} is at work on this target ({other[1]})",
+            where=f"{schema}.runs, backend {other[2]}",
+            try_="wait for it (dbscale status); if its client is gone: "
+            f"psql -c 'select pg_terminate_backend({other[2]})'",
+        )
 
 
 def last_run(connection: Connection, schema: str) -> int:
@@ -302,7 +307,11 @@ def filling(connection: Connection, schema: str, run: int, tables: Mapping[int, 
 
 def replaced(connection: Connection, schema: str, run: int, tables: Mapping[int, str]) -> dict[str, str]:
     """Those of the tables (quoted names, by step) whose name has gone to another table since the run filled them, or
-    that are called otherwise now; with what the run's own is called, empty where it is gone."""
+    that are called otherwise now; with what the run's own is called, empty where it is gone.
+
+    None are known where the catalog is of a version that did not write down what a run filled."""
+    if connection.execute("SELECT to_regclass(%s)", [f"{quote(schema)}.filled"]).fetchone() == (None,):
+        return {}
     found = connection.execute(
         "SELECT t.name, coalesce(f.relation::regclass::text, '') FROM unnest(%s::int[], %s::text[]) AS t (step, name)"
         f" JOIN (SELECT step, c.oid AS relation, f.relation AS was FROM {quote(schema)}.filled f"

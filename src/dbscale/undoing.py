@@ -78,6 +78,25 @@ def undo(run_: Run, plan: Plan, *, urls: Mapping[str, str], state_schema: str = 
     yield Finished(run=number, seconds=time.perf_counter() - began)
 
 
+def check(run_: Run, plan: Plan, *, urls: Mapping[str, str], state_schema: str = DEFAULT_SCHEMA) -> None:
+    """TargetInUse where `undo` would refuse at once: a run is at work, a newer one loaded the same tables, or a table
+    is not the one that the run filled. It only reads; what depends on the tables, the server says when they go."""
+    with postgres.connect(urls[plan.options.get("home", "target")], name="dbscale") as home, ExitStack() as stack:
+        catalog.refuse_at_work(home, state_schema)
+        context = Context(
+            plan=plan,
+            run=run_.id,
+            urls=urls,
+            state_schema=state_schema,
+            jobs=1,
+            home=home,
+            beside=others_of(plan, urls),
+        )
+        stack.callback(context.close)
+        _refuse_newer(context)
+        _refuse_replaced(context)
+
+
 @dataclass(slots=True)
 class _Back:
     """The open transactions in which a run is taken back, one for each database."""
@@ -235,4 +254,4 @@ def _not_taken_back(back: _Back, error: psycopg.Error, where: str) -> DbscaleErr
     )
 
 
-__all__ = ["undo"]
+__all__ = ["check", "undo"]
