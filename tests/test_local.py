@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import psycopg
 import psycopg.conninfo
 import pytest
 
+from dbscale import cli
+from dbscale.cli.local import local
 from dbscale.drivers import embedded
 from dbscale.errors import without_secrets
 
@@ -118,6 +121,86 @@ def test_looking_starts_nothing(dbscale: Run, tmp_path: Path) -> None:
             assert json.loads(dbscale("local", "status", "--json").stdout) == []
             dbscale("local", "up")
             dbscale("local", "down")
+
+
+LOOKING = {
+    "apply": ["plan.json", "--dry-run"],
+    "assess": ["app"],
+    "doctor": [],
+    "indexes apply": ["--dry-run"],
+    "indexes recommend": [],
+    "migrate": ["app", "postgres", "--sql"],
+    "pool alerts": [],
+    "pool check": [],
+    "pool pgbouncer": ["--dry-run"],
+    "pool show": [],
+    "pool size": ["--rate", "1", "--hold", "1"],
+    "replicas add": ["-o", "replica.json"],
+    "replicas promote": ["replica1", "--dry-run"],
+    "replicas show": [],
+    "replicas wait": [],
+    "shards apply": ["farms", "--dry-run"],
+    "shards audit": ["--from", "postgres"],
+    "shards check": [],
+    "shards maintain": ["--dry-run"],
+    "shards merge": ["farms", "one", "two", "--dry-run"],
+    "shards plan": ["farms"],
+    "shards route": ["farms", "1"],
+    "shards show": [],
+    "shards split": ["farms", "one", "--at", "5", "--id", "new", "--dry-run"],
+    "status": [],
+    "undo": ["1", "--dry-run"],
+    "upgrade": ["--dry-run"],
+    "verify": ["app", "postgres"],
+}
+"""Every command, so that it only looks. `local` is about starting; `shards credentials` is a step of a plan."""
+
+
+def leaves(group: click.Group, before: str = "") -> Iterator[str]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        if isinstance(command, click.Group):
+            yield from leaves(command, f"{before}{name} ")
+        else:
+            yield before + name
+
+
+def test_no_looking_command_starts_a_server(
+    server_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = server_root / "looking"
+    monkeypatch.setenv("DBSCALE_DATA", str(data))
+    monkeypatch.chdir(tmp_path)
+    Path("dbscale.toml").write_text(
+        '[databases.app]\nurl = "app.db"\n[databases.postgres]\nurl = "embedded"\n'
+        'replicas = [ { url = "embedded:main_replica_1" } ]\n[databases.farms]\nurl = "embedded:farms"\n'
+        '[shards]\nfarms = "farms"\nhome = "postgres"\n'
+    )
+    Path("shard_maps").mkdir()
+    Path("shard_maps/farms.toml").write_text(
+        'name = "farms"\nkey = "bigint"\ntables = { farms = "id" }\n'
+        'ranges = [ { id = "one", from = 0, shard = "farms" }, { id = "two", from = 10, shard = "farms" } ]\n'
+    )
+    Path("migrations/versions").mkdir(parents=True)
+    Path("migrations/env.py").touch()
+    with sqlite3.connect("app.db") as connection:
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    assert cli.run(["migrate", "app", "postgres", "-o", "plan.json"]) == 0
+    assert "[target-stopped]" in capsys.readouterr().err
+    assert {*leaves(cli.dbscale)} - {*LOOKING} == {*leaves(local, "local "), "shards credentials"}
+    for state in ("yet", "stopped"):
+        for command, words in LOOKING.items():
+            for form in ([], ["--json"]):
+                assert cli.run([*command.split(), *words, *form]) in (0, 1, 2, 3), command
+                said = capsys.readouterr()
+                assert not [each.name for each in embedded.status() if each.running], command
+                if command in ("verify", "indexes recommend", "pool size", "shards check", "status"):
+                    assert state in said.err, command
+        if state == "yet":
+            assert embedded.status() == []
+            for name in ("main", "farms"):
+                embedded.up(name)
+                embedded.down(name)
 
 
 def test_data_are_not_deleted_without_a_word(dbscale: Run) -> None:

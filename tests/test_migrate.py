@@ -123,6 +123,59 @@ def test_again_there_is_nothing_to_do(shop: Path, database: str, capsys: pytest.
     assert dump(database) == after
 
 
+def test_again_where_all_tables_are_gone_copies_anew(
+    shop: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["migrate", str(shop), database]) == 0
+    execute(database, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    capsys.readouterr()
+    assert run(["migrate", str(shop), database]) == 0
+    assert "run 1 had done this already, and its tables are gone since" in capsys.readouterr().err
+    assert rows(database, "SELECT id, state FROM dbscale.runs ORDER BY 1") == [(1, "done"), (2, "done")]
+    assert run(["verify", str(shop), database]) == 0
+    for number in ("2", "1"):
+        assert run(["undo", number, database, "--yes"]) == 0
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_again_where_some_tables_are_gone_says_what_to_do(
+    saved: bool,
+    shop: Path,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = str(shop.with_name("plan.json"))
+    monkeypatch.setenv("PGPASSWORD", str(urlsplit(database).password))  # plans carry none
+    assert run(["migrate", str(shop), database, "-o", plan]) == 0
+    command = ["apply", plan] if saved else ["migrate", str(shop), database]
+    assert run([*command, "--yes"]) == 0
+    execute(database, "DROP TABLE orders CASCADE")
+    before = dump(database)
+    capsys.readouterr()
+    assert run([*command, "--yes"]) == 2
+    said = capsys.readouterr().err
+    assert 'some of its tables are gone since: "public"."orders"' in said
+    assert "dbscale undo 1" in said
+    assert "docs/errors.md#tables-gone" in said
+    assert dump(database) == before
+    assert run(["undo", "1", database, "--yes"]) == 0
+    assert run([*command, "--yes"]) == 0
+
+
+@pytest.mark.parametrize(("words", "way"), [([], "dbscale undo 1 "), (["--into-existing"], "--truncate")])
+def test_again_where_rows_have_changed_says_how_to_copy_anew(
+    words: list[str], way: str, shop: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if words:
+        execute(database, APPLICATION)
+    assert run(["migrate", str(shop), database, *words]) == 0
+    execute(database, "DELETE FROM orders")
+    capsys.readouterr()
+    assert run(["migrate", str(shop), database, *words]) == 1
+    assert way in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_dry_run_changes_nothing(shop: Path, database: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = dump(database)
     assert run(["migrate", str(shop), database, "--dry-run"]) == 0

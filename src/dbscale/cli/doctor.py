@@ -46,7 +46,7 @@ def doctor(databases: tuple[str, ...], *, state_schema: str, as_json: bool, conf
         output.answer(", ".join(f"{name} {version}" for name, version in programs.items()))
         for name, says in looked.items():
             output.answer(f"{name}: {says}")
-        output.show_findings(findings, err=False)
+        output.show_findings(findings, err=False, gravest="wrong")
         output.answer("something has to be done" if wrong else "all is well")
     return 1 if wrong else 0
 

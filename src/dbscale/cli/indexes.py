@@ -51,7 +51,7 @@ SHARDS = click.option(
 @click.option("--budget", metavar="MB", type=float, help="The most that new indexes may take.")
 @click.option("-o", "--out", metavar="FILE", help="Write the plan as JSON to FILE (- for stdout).")
 @click.option("--sql", "as_sql", is_flag=True, help="Show the plan as SQL.")
-@output.common
+@output.looking
 def recommend(
     target: str, *, origins: tuple[str, ...], why: bool, drops: bool, window_days: float, budget: float | None,
     everywhere: bool, out: str | None, as_sql: bool, as_json: bool, config: str | None,

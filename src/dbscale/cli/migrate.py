@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -269,6 +270,7 @@ def headline(plan: Plan) -> str:
 def show_plan(plan: Plan, migration: Migration, *, out: str | None, as_sql: bool, as_json: bool) -> int:
     """The plan on stdout or in a file. Exit status 2 when it is blocked."""
     if out or as_json or as_sql:
+        output.show_findings(each for each in plan.findings if each.code == "target-stopped")
         output.show_blockers(plan)
     if out:
         output.saved(plan, out, as_json=as_json)
@@ -359,5 +361,15 @@ def conclude(
             output.say(f"{outcome.quarantined} rows are kept apart in {migration.options.state_schema}.quarantine")
         if report:
             verifying.show(report)
+            if not outcome.steps and not report.same:
+                output.say(_anew(migration, outcome.run))
     arrived = outcome.complete and not migration.plan.left_behind
     return 0 if arrived and (report is None or report.same) else 1
+
+
+def _anew(migration: Migration, run: int) -> str:
+    """What to do where a run was done before, and source and target differ now."""
+    if migration.options.into_existing and not migration.options.truncate:
+        return f"run {run} is not repeated; to copy anew, give the same command with --truncate"
+    undo = f"dbscale undo {run} {shlex.quote(migration.plan.databases['target'])}"
+    return f"run {run} is not repeated; to copy anew: {undo}, then the same command"

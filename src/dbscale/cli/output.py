@@ -32,14 +32,31 @@ def common(command: F) -> F:
     return click.option("--config", metavar="FILE", help="Read FILE instead of ./dbscale.toml.")(command)
 
 
-def changing(command: F) -> F:
-    """The options of commands that change something: --dry-run and --yes. A dry run starts no embedded server."""
+def looking(command: F) -> F:
+    """The options of every command, for one that only looks at databases: no embedded server is started for it."""
 
     @functools.wraps(command)
     def careful(*arguments: Any, **options: Any) -> Any:
         from dbscale.drivers import embedded
 
-        with embedded.only_looking() if options["dry_run"] else nullcontext():
+        with embedded.only_looking():
+            return command(*arguments, **options)
+
+    return common(careful)  # type: ignore[return-value]
+
+
+def changing(command: F) -> F:
+    """The options of commands that change something: --dry-run and --yes.
+
+    A dry run starts no embedded server, nor does what only shows a plan (`as_sql`) or writes it to a file (`out`).
+    """
+
+    @functools.wraps(command)
+    def careful(*arguments: Any, **options: Any) -> Any:
+        from dbscale.drivers import embedded
+
+        only_looking = options["dry_run"] or options.get("as_sql") or options.get("out")
+        with embedded.only_looking() if only_looking else nullcontext():
             return command(*arguments, **options)
 
     changed: F = click.option("--yes", is_flag=True, help="Do not ask.")(careful)  # type: ignore[assignment]
@@ -136,8 +153,13 @@ def error_json(error: DbscaleError) -> dict[str, str]:
     return {"code": error.anchor, **parts}
 
 
-def show_findings(findings: Iterable[Finding], *, err: bool = True, most: int = 10) -> None:
-    """Findings, the gravest first; more than `most` of one code become a line with their count."""
+def show_findings(
+    findings: Iterable[Finding], *, err: bool = True, most: int = 10, gravest: str = MARKS["blocker"]
+) -> None:
+    """Findings, the gravest first; more than `most` of one code become a line with their count.
+
+    `gravest`: how those are labelled that would block a plan, where they are about something else.
+    """
     write = say if err else answer
     order = {level: place for place, level in enumerate(MARKS)}
     shown: dict[str, int] = {}
@@ -145,7 +167,8 @@ def show_findings(findings: Iterable[Finding], *, err: bool = True, most: int = 
         shown[finding.code] = shown.get(finding.code, 0) + 1
         if shown[finding.code] > most:
             continue
-        mark = _coloured(f"{MARKS[finding.level]}: ", COLOURS[finding.level])
+        label = gravest if finding.level == "blocker" else MARKS[finding.level]
+        mark = _coloured(f"{label}: ", COLOURS[finding.level])
         write(f"{mark}{finding.where}: {finding.says} [{finding.code}]")
         if finding.try_:
             write(f"  try  {finding.try_}")

@@ -16,7 +16,7 @@ from dbscale.errors import ConfigError, DbscaleError, Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dbscale.config import Config
+    from dbscale.config import Config, Database
     from dbscale.drivers.postgres import Connection
 
 
@@ -52,15 +52,15 @@ def _fleet(command: Any) -> Any:
 @pool.command()
 @click.argument("database", required=False)
 @click.option("--metrics", multiple=True, metavar="URL", help="An application's metrics endpoint (again for more).")
-@output.common
+@output.looking
 def show(database: str | None, metrics: tuple[str, ...], as_json: bool, config: str | None) -> int:
     """Show who uses connections now, on every node; with --metrics also what applications wait for."""
     from dbscale.cluster import check, scrape
 
     nodes: list[dict[str, Any]] = []
-    for name, url in _nodes(configuration.load(config), database):
+    for name, entry in _nodes(configuration.load(config), database):
         try:
-            with _connected(url) as connection:
+            with _connected(entry) as connection:
                 server, activity = check.read_server(connection), check.read_activity(connection)
         except DbscaleError as error:
             nodes.append({"node": name, "error": error.says, "activity": []})
@@ -122,7 +122,7 @@ def _draw_use(nodes: list[dict[str, Any]], pools: list[dict[str, Any]], statemen
 @click.option("--other", type=click.IntRange(0), default=0, help="Connections of others that stay.")
 @click.option("--max-connections", type=click.IntRange(1), help="Do not ask a server: this is what it has.")
 @_fleet
-@output.common
+@output.looking
 def size(
     database: str | None,
     *,
@@ -153,8 +153,8 @@ def size(
     if max_connections:
         server = sizing.Server(max_connections=max_connections, cores=cores, other=other)
     else:
-        _, url = _one(configuration.load(config), database)[0]
-        with _connected(url) as connection:
+        _, entry = _one(configuration.load(config), database)[0]
+        with _connected(entry) as connection:
             server = replace(check.read_server(connection, cores=cores), other=other)
     load = sizing.Workload(
         rate=rate,
@@ -200,7 +200,7 @@ def size(
     help="A transaction idle so long is a leak.",
 )
 @_fleet
-@output.common
+@output.looking
 def check(
     database: str | None,
     *,
@@ -216,8 +216,8 @@ def check(
 
     settings = configuration.load(config)
     nodes = _one(settings, database)
-    name, url = nodes[0]
-    with _connected(url) as connection:
+    name, entry = nodes[0]
+    with _connected(entry) as connection:
         row = connection.execute("SELECT pg_backend_pid()").fetchone()
         facts = rules.Facts(
             pool=settings.pool,
@@ -253,7 +253,7 @@ def _bouncer(url: str) -> Any:
 
 @pool.command()
 @click.argument("database", required=False)
-@click.option("--out", default="pgbouncer", show_default=True, metavar="DIR", help="Where the files go.")
+@click.option("--out", "folder", default="pgbouncer", show_default=True, metavar="DIR", help="Where the files go.")
 @click.option("--listen", default="127.0.0.1:6432", show_default=True, metavar="ADDRESS:PORT")
 @click.option("--pool-size", type=click.IntRange(1), default=20, show_default=True, help="Server connections.")
 @click.option("--clients", type=click.IntRange(1), default=1000, show_default=True, help="max_client_conn.")
@@ -265,7 +265,7 @@ def _bouncer(url: str) -> Any:
 def pgbouncer(
     database: str | None,
     *,
-    out: str,
+    folder: str,
     listen: str,
     pool_size: int,
     clients: int,
@@ -284,12 +284,13 @@ def pgbouncer(
     """
     from dbscale.cluster import bouncer
     from dbscale.cluster import pgbouncer as files
+    from dbscale.cluster.cluster import url_of
 
     settings = configuration.load(config)
-    name, url = _one(settings, database)[0]
-    with _connected(url) as connection:
+    name, entry = _one(settings, database)[0]
+    with _connected(entry) as connection:
         parts = connection.info
-        wanted = _wanted(settings, name, url, connection=connection, out=out, listen=listen)
+        wanted = _wanted(settings, name, url_of(entry), connection=connection, folder=folder, listen=listen)
         wanted = replace(wanted, pool_size=pool_size, clients=clients, **_pair(client_cert, client_key))
         secrets = bouncer.secrets_of(connection, parts.user, parts.password)
         password = parts.password
@@ -320,7 +321,7 @@ def pgbouncer(
     if checks and not proven:
         return 1
     if not dry_run:
-        target = Path(out)
+        target = Path(folder)
         if (target / "pgbouncer.ini").exists():
             output.confirm(f"Replace the files in {target}?", yes=yes)
         bouncer.save(written, target)
@@ -335,7 +336,7 @@ def _pair(cert: str, key: str) -> dict[str, str]:
     return {"client_tls_cert": str(Path(cert).absolute()), "client_tls_key": str(Path(key).absolute())} if cert else {}
 
 
-def _wanted(settings: Config, name: str, url: str, *, connection: Connection, out: str, listen: str) -> Any:
+def _wanted(settings: Config, name: str, url: str, *, connection: Connection, folder: str, listen: str) -> Any:
     from psycopg import conninfo
 
     from dbscale.cluster import pgbouncer as files
@@ -350,7 +351,7 @@ def _wanted(settings: Config, name: str, url: str, *, connection: Connection, ou
         port=info.port,
         dbname=info.dbname,
         user=info.user,
-        directory=str(Path(out).absolute()),
+        directory=str(Path(folder).absolute()),
         listen_addr=address,
         listen_port=int(port),
         pool_timeout=settings.pool.timeout,
@@ -375,27 +376,28 @@ def alerts(as_json: bool, config: str | None) -> None:  # noqa: ARG001 - no comm
 # Where the numbers come from.
 
 
-def _one(settings: Config, database: str | None) -> list[tuple[str, str]]:
-    """Name and URL of one database's servers, the primary first: of the home of the shards unless one is named."""
+def _one(settings: Config, database: str | None) -> list[tuple[str, Database]]:
+    """One database's servers with their names, the primary first: of the home of the shards unless one is named."""
     return _nodes(settings, database or settings.shards.get("home"))
 
 
-def _nodes(settings: Config, database: str | None) -> list[tuple[str, str]]:
-    """Name and URL of every server: each database's primary, and its replicas."""
-    from dbscale.cluster.cluster import shards_of, url_of
+def _nodes(settings: Config, database: str | None) -> list[tuple[str, Database]]:
+    """Every server with its name: each database's primary, and its replicas."""
+    from dbscale.cluster.cluster import shards_of
 
-    found: dict[str, str] = {}
+    found: dict[str, Database] = {}
     for entry in shards_of(settings, database).values():
-        found[entry.name] = url_of(entry)
+        found[entry.name] = entry
         for number, replica in enumerate(entry.replicas, 1):
             name = f"{entry.name}.replica{number}"
-            found[name] = url_of(configuration.Database(name=name, url=replica.url))
+            found[name] = configuration.Database(name=name, url=replica.url)
     return list(found.items())
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[Connection]:
+def _connected(entry: Database) -> Iterator[Connection]:
+    from dbscale.cluster.cluster import url_of
     from dbscale.cluster.survey import connected
 
-    with connected(url) as connection:
+    with connected(url_of(entry)) as connection:
         yield connection

@@ -29,7 +29,7 @@ def replicas() -> None:
 @replicas.command()
 @click.argument("database", required=False)
 @click.option("--metrics", multiple=True, metavar="URL", help="An application's metrics endpoint (again for more).")
-@output.common
+@output.looking
 def show(database: str | None, metrics: tuple[str, ...], as_json: bool, config: str | None) -> int:
     """Show state, timeline, lag and slot of every replica. Exit 1 where one is not streaming.
 
@@ -118,7 +118,7 @@ def _rows(name: str, result: Survey) -> list[tuple[str, ...]]:
     "--max-lag", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, metavar="SECONDS"
 )
 @click.option("--timeout", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Give up after this.")
-@output.common
+@output.looking
 def wait(database: str | None, max_lag: float, timeout: float, as_json: bool, config: str | None) -> int:
     """Wait until every replica is proven to be at most --max-lag seconds behind. Exit 1 when --timeout is over."""
     from dbscale.cluster import survey

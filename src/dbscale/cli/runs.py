@@ -22,7 +22,7 @@ from dbscale.cli.progress import label, screen
 from dbscale.cli.revision import REVISION, write_revision
 from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
-from dbscale.errors import ConfigError, Finding, StalePlan, without_secrets
+from dbscale.errors import ConfigError, Finding, StalePlan, TargetInUse, without_secrets
 from dbscale.migrate import plan as planning
 from dbscale.plan import Load, Plan, Sql
 from dbscale.schema import quote
@@ -121,7 +121,8 @@ def settle_earlier(
     """What an earlier run from this source left: one to go on with, or a done one with nothing to add, or None.
 
     A run that was interrupted and whose source has changed since is undone first: it is to be loaded anew. So is one
-    that had other options, once the user agrees.
+    that had other options, once the user agrees. One whose tables are all gone is passed by; TargetInUse where some
+    are.
     """
     with postgres.connect(urls["target"]) as connection:
         runs = catalog.runs(connection, state_schema)
@@ -131,7 +132,7 @@ def settle_earlier(
     plan = Plan.from_json(earlier.plan)
     unchanged = earlier.fingerprint == source.fingerprint()
     if plan.options == options and unchanged:
-        return earlier
+        return None if earlier.state == "done" and _taken_away(earlier, plan, urls) else earlier
     if not earlier.unfinished:
         return None
     if plan.options != options:
@@ -143,6 +144,29 @@ def settle_earlier(
         if isinstance(event, Noticed):
             output.show_findings([event.finding])
     return None
+
+
+def _taken_away(run: Run, plan: Plan, urls: Mapping[str, str]) -> bool:
+    """Whether somebody has dropped the tables of a run that is done; TargetInUse for a part of them."""
+    loads = [step for step in plan.steps if isinstance(step, Load)]
+    gone: list[str] = []
+    for name in sorted({step.on for step in loads}):
+        places_ = [quote(step.schema, step.target) for step in loads if step.on == name]
+        with postgres.connect(urls[name]) as connection:
+            sql = "SELECT name FROM unnest(%s::text[]) AS t (name) WHERE to_regclass(name) IS NULL ORDER BY name"
+            gone += [table for (table,) in connection.execute(sql, [places_])]
+    tables = f"{', '.join(gone[:5])}{' …' if len(gone) > 5 else ''}"
+    if gone and len(gone) < len(loads):
+        target = plan.databases["target"]
+        raise TargetInUse(
+            f"run {run.id} had done this already, and some of its tables are gone since: {tables}",
+            where=target,
+            try_=f"dbscale undo {run.id} {shlex.quote(target)} takes away what is left of it; then the same command",
+            see="docs/errors.md#tables-gone",
+        )
+    if gone:
+        output.say(f"run {run.id} had done this already, and its tables are gone since ({tables}): it is done anew")
+    return bool(gone)
 
 
 def summary(outcome: Outcome) -> str:
@@ -371,6 +395,8 @@ def undo(
             output.answer_json({"run": run, "undone": 0})
         return 0
     plan = Plan.from_json(found.plan)
+    urls = {**places.urls(settings, plan), "target": destination.url}
+    undoing.check(found, plan, urls=urls, state_schema=state_schema)
     if dry_run:
         show_undo(plan, run, as_json=as_json)
         return 0
@@ -378,8 +404,7 @@ def undo(
         output.say(line)
     output.confirm(f"Take back run {run} ({found.title}), with every row in the tables that it filled?", yes=yes)
     outcome = Outcome()
-    others = {name: url for name, url in places.urls(settings, plan).items() if name != "target"}
-    for event in undoing.undo(found, plan, urls={**others, "target": destination.url}, state_schema=state_schema):
+    for event in undoing.undo(found, plan, urls=urls, state_schema=state_schema):
         outcome.take(event)
     if as_json:
         output.answer_json({"run": run, "undone": len(outcome.steps)})
@@ -392,17 +417,11 @@ def undo(
 @click.command()
 @click.argument("target", default="postgres")
 @click.option("--state-schema", default=catalog.DEFAULT_SCHEMA, show_default=True)
-@output.common
+@output.looking
 def status(target: str, *, state_schema: str, as_json: bool, config: str | None) -> int:
-    """Show the runs on TARGET, newest first, and the command that goes on with an unfinished one.
-
-    It only looks: an embedded server that is stopped is not started for it.
-    """
-    from dbscale.drivers import embedded
-
+    """Show the runs on TARGET, newest first, and the command that goes on with an unfinished one."""
     settings = configuration.load(config)
-    with embedded.only_looking():
-        destination = places.open_target(settings, target)
+    destination = places.open_target(settings, target)
     with postgres.connect(destination.url) as connection:
         runs = catalog.runs(connection, state_schema)
         done = {run.id: catalog.steps_done(connection, state_schema, run.id) for run in runs if run.unfinished}

@@ -128,7 +128,7 @@ def _now(urls: dict[str, str], home: str) -> datetime:
 @click.argument("name", metavar="MAP", required=False)
 @MAPS
 @STATE
-@output.common
+@output.looking
 def check_command(name: str | None, *, folder: str, state_schema: str, as_json: bool, config: str | None) -> int:
     """Prove that the servers are what the maps say; exit status 1 when they are not."""
     from dbscale.shards.check import check
@@ -144,7 +144,7 @@ def check_command(name: str | None, *, folder: str, state_schema: str, as_json: 
     if as_json:
         output.answer_json(output.findings_json(found))
     else:
-        output.show_findings(found, err=False)
+        output.show_findings(found, err=False, gravest="differs")
         output.answer(f"{len(found)} findings" if found else "the servers are what the maps say")
     return 1 if any(finding.level in ("blocker", "data") for finding in found) else 0
 
@@ -176,7 +176,7 @@ def _plan(
 @click.option("--sql", "as_sql", is_flag=True, help="Show the plan as SQL.")
 @MAPS
 @STATE
-@output.common
+@output.looking
 def plan_command(
     name: str, *, target: str | None, out: str | None, as_sql: bool, folder: str, state_schema: str, as_json: bool,
     config: str | None,
@@ -365,7 +365,7 @@ def _key(map_: Map, text: str) -> Key:
 @click.option("--from", "origin", required=True, metavar="DATABASE|FILE", help="pg_stat_statements there, or SQL.")
 @click.option("--top", default=20, show_default=True, help="How many statements to show.")
 @MAPS
-@output.common
+@output.looking
 def audit_command(origin: str, *, top: int, folder: str, as_json: bool, config: str | None) -> int:
     """How a real workload would route: single, targeted, scatter or refused. Exit status 1 when some is refused."""
     from dbscale.shards import audit

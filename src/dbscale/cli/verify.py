@@ -39,7 +39,7 @@ MOST_SHOWN = 20
 @SHARD_TARGET
 @reading
 @click.option("--all-views", is_flag=True, help="Compare the rows of views that read many rows, too.")
-@output.common
+@output.looking
 def verify(
     source: str,
     target: str,
@@ -256,7 +256,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def show(report: Report) -> None:
     """A report for people: the verdict on stdout, and before it every table and row that differs."""
-    output.show_findings(report.findings, err=False)
+    output.show_findings(report.findings, err=False, gravest="differs")
     wrong = [table for table in report.tables if not table.same]
     if wrong:
         rows = [
