@@ -9,11 +9,12 @@ import math
 import sqlite3
 import struct
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import apsw
 import psycopg
@@ -22,11 +23,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dbscale.drivers import postgres
-from dbscale.drivers.source import Value
-from dbscale.drivers.sqlite import SqliteSource
+from dbscale.drivers.source import TooLarge, Value
+from dbscale.drivers.sqlite import SqliteReader, SqliteSource
 from dbscale.errors import SourceError
-from dbscale.migrate import cells
-from dbscale.migrate.encode import Batch, Encoder, Range, ranges
+from dbscale.migrate import cells, pgcopy
+from dbscale.migrate.encode import Batch, Encoder, Range, Refused, ranges
 from dbscale.plan import Conversion, Load, LoadColumn
 
 
@@ -669,6 +670,61 @@ def test_tables_without_rowid(target: Target, tmp_path: Path) -> None:
         (("odd", "x"), "id"),
     ]
     assert target.load(step, batches) == {i: f"v{i}" for i in range(1000)}
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
+@pytest.mark.parametrize("rowid", ["id", ""])
+def test_shares_together_are_what_each_is_alone(native: bool, encoding: str, rowid: str, tmp_path: Path) -> None:
+    """One read gives each share the rows, in their order, and the refusals that a read of its own gives."""
+    path = tmp_path / "x.db"
+    values = [None if n % 7 == 0 else f"v{n}" for n in range(2000)] + [b"\xff", 1.5, 9, "é" * 9, b"\xc3\xa9"] * 200
+    connection = apsw.Connection(str(path))
+    connection.execute(f"PRAGMA encoding = '{encoding}'")
+    connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, v)")
+    connection.executemany("INSERT INTO t VALUES (?, ?)", list(enumerate(values)))
+    connection.close()
+    shares = ("(s.id%5=1 OR s.id%5=3) IS NOT TRUE", "s.id%5=1", "s.id%5=3", "s.id<0")
+    conversion = Conversion(to="text", integers="text", texts="keep", blobs="text")
+    step = load(conversion, rowid=rowid, rows=3000, bytes=300_000)
+    with SqliteSource(str(path)).snapshot(1) as (reader,):
+        make_ = pgcopy.encoder if native else _by_sql
+        together = list(make_(step, reader, encoding, shares).batches(reader, Range()))
+        for share, where in enumerate(shares):
+            alone = list(make_(dataclasses.replace(step, where=where), reader, encoding).batches(reader, Range()))
+            assert _all_of(each for each in together if each.share == share) == _all_of(alone)
+    assert {each.share for each in together} == {0, 1, 2}
+    assert sum(each.rows + len(each.refused) for each in together) == 3000
+    assert sum(len(each.refused) for each in together) >= 400
+
+
+def _by_sql(step: Load, reader: SqliteReader, encoding: str, shares: Sequence[str] = ()) -> Encoder:
+    return Encoder(step, reader.library, reader.function_arguments, encoding=encoding, shares=shares)
+
+
+def _all_of(batches: Iterable[Batch]) -> tuple[bytes, bytes, int, list[Refused]]:
+    found = list(batches)
+    data, rest = b"".join(each.data for each in found), b"".join(each.rest for each in found)
+    if not any(each.binary for each in found):
+        data = b"".join(sorted(data.splitlines(keepends=True)))  # rows that Python writes come after their batch
+    return data, rest, sum(each.rows for each in found), [row for each in found for row in each.refused]
+
+
+def test_a_row_alone_is_of_its_share(tmp_path: Path) -> None:
+    """A source that refuses to make a batch is asked for one row at a time, and for whose it is."""
+    make(tmp_path / "x.db", ["a", "b", "c"])
+    step = load(Conversion(to="text", texts="keep"), rows=3)
+    with SqliteSource(str(tmp_path / "x.db")).snapshot(1) as (reader,):
+        encoder = _by_sql(step, reader, "UTF-8", ("(s.id=2) IS NOT TRUE", "s.id=2"))
+        rows = reader.rows
+
+        def few(sql: str, parameters: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+            if "group_concat" in sql and parameters[0] <= 3:
+                raise TooLarge("too much")
+            return rows(sql, parameters)
+
+        found = [(each.share, each.data) for each in encoder.batches(cast("Any", SimpleNamespace(rows=few)), Range())]
+    assert found == [(0, b"'1','a'\n"), (1, b"'2','b'\n"), (0, b"'3','c'\n")]
 
 
 def test_singles_find_the_row_that_postgresql_refuses(target: Target, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from dbscale import native
 from dbscale.cli import doctor, run
+from dbscale.copying import Stream
 from dbscale.drivers import postgres
 from dbscale.drivers.sqlite import SqliteSource
 from dbscale.migrate import pgcopy, scan
@@ -54,14 +55,13 @@ class Target:
         step = encoder.load
         types = ", ".join(f'"{column.target}" {column.conversion.to}' for column in step.columns)
         self.connection.execute(f"DROP TABLE IF EXISTS t; CREATE TABLE t ({types})".encode())
-        counted = 0
-        with self.connection.cursor() as cursor:
-            for statement, rows in encoder.copies(iter(batches)):
-                with cursor.copy(statement.encode()) as copy:
-                    for data in rows:
-                        copy.write(data)
-                counted += cursor.rowcount
-        assert counted == sum(batch.rows for batch in batches)
+        with Stream(self.connection, encoder) as stream:
+            for batch in batches:
+                stream.write(batch)
+            stream.end()
+        if stream.refusal:
+            raise stream.refusal
+        assert stream.loaded == sum(batch.rows for batch in batches)
         texts = ", ".join(f'"{column.target}"::text' for column in step.columns)
         return sorted(self.connection.execute(f"SELECT {texts} FROM t".encode()).fetchall(), key=repr)
 

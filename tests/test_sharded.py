@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from dbscale import loading
 from dbscale.cli import run
-from dbscale.drivers.sqlite import SqliteSource
+from dbscale.drivers.sqlite import SqliteReader, SqliteSource
 from dbscale.errors import ConfigError
 from dbscale.migrate import sharded
 from dbscale.plan import Conversion, LoadColumn
@@ -292,7 +296,7 @@ def test_undo_that_one_shard_refuses_changes_none(place: Place) -> None:
     assert run(words) == 0
 
 
-def client(number: int, when: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def client(number: int | str, when: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(CLIENT), str(number), when, "200", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
@@ -325,6 +329,63 @@ def test_killed_at_marks(when: str, tmp_path: Path, new_database: Callable[..., 
         for url in place.urls.values():
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute("DROP SCHEMA public, dbscale CASCADE")
+
+
+def test_killed_between_the_commits_of_two_databases(tmp_path: Path, new_database: Callable[..., str]) -> None:
+    """A part is on one of its databases and not on the other: it is read again for that one alone."""
+
+    def fresh(name: str) -> Place:
+        return made(tmp_path / name, {each: new_database() for each in ("home", "one", "two")})
+
+    calm = fresh("calm")
+    done = client(0, "before", "migrate", *calm.words, "--no-verify", "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    expected = dumps(calm)
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("parts ")]
+    parts = [(int(step), part) for step, part in (each.split(":") for each in told.split()[1:])]
+    pairs = [(first, second) for first, second in pairwise(parts) if first[1] == second[1] != ".."]
+    assert len(pairs) >= 10  # farms and predictions
+    whole = [(first, second) for first, second in pairwise(parts) if first[1] == second[1] == ".."]
+    for first, second in (pairs[0], pairs[-1], whole[0], whole[-1]):
+        name = "{}:{}".format(*second)
+        place = fresh(name.replace(":", "_"))
+        died = client(name, "before", "migrate", *place.words, "--no-verify", "--jobs", "1")
+        assert died.returncode == -signal.SIGKILL, (name, died.stderr)
+        arrived = {row for each in place.urls for row in place(each, "SELECT step, part FROM dbscale.loads")}
+        assert first in arrived
+        assert second not in arrived
+        again = client(0, "before", "migrate", *place.words)
+        assert again.returncode == 0, (name, again.stderr, again.stdout)
+        assert dumps(place) == expected, name
+
+
+@pytest.mark.parametrize("pure", ["", "1"])
+def test_the_source_is_read_once(
+    pure: str, place: Place, new_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many statements write rows for three databases as for one."""
+    monkeypatch.setenv("DBSCALE_PURE_SQL", pure)
+    asked: list[str] = []
+    rows = SqliteReader.rows
+
+    def noted(self: SqliteReader, sql: str, parameters: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        asked.append(sql)
+        return rows(self, sql, parameters)
+
+    monkeypatch.setattr(SqliteReader, "rows", noted)
+    monkeypatch.setattr(loading, "PART_ROWS", 400)
+
+    def reads() -> Counter[str]:
+        writing = [sql for sql in asked if re.search(r"pgcopy|group_concat\(r,|SELECT [^,]+, CAST\(CASE", sql)]
+        asked.clear()
+        return Counter(found for sql in writing for found in re.findall(r'FROM "(\w+)" AS s', sql))
+
+    assert run(["migrate", str(place.folder / "a.db"), new_database(), "--no-verify", *place.words[-2:]]) == 0
+    once = reads()
+    assert place.migrate("--no-verify") == 0
+    assert reads() == once
+    assert once["predictions"] >= 4
+    assert once.keys() == {"crops", "users", "farms", "predictions", "visits"}
 
 
 def _map(kind: str, starts: list[Any], **more: Any) -> Any:

@@ -1,35 +1,29 @@
-"""How the rows of a plan's loads are copied: parts of tables, side by side, each with its checkpoint.
+"""How the rows of a plan's loads are copied: parts of tables, side by side, each read once for all who get of it.
 
-    reader (SQLite encodes) ── batches of COPY text ──> session (PostgreSQL)     one pair a thread
-                                                           │
-                          BEGIN; COPY; what was refused ─> quarantine; checkpoint; COMMIT
+    reader (SQLite encodes) ── batches of COPY input ──┬──> Arrival: a session of one database (copying.py)
+                                                       └──> Arrival: another's, where the table is on several
 
-A part is a range of the source's keys. Its rows, the rows kept apart and its checkpoint commit together: a client
-killed at any moment leaves whole parts, and a second run does the others.
+A part is a range of the source's keys. Its rows, the rows kept apart and its checkpoint commit together on each
+database: a client killed at any moment leaves whole parts, and a second run does the others.
 """
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
-from typing import Any
+from itertools import chain, zip_longest
 
 import psycopg
 
 from dbscale import catalog
-from dbscale.drivers import postgres
+from dbscale.copying import Arrival, Destination, Run, batches, part_name
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader
-from dbscale.errors import DbscaleError, SourceError, Unfinished
-from dbscale.migrate import convert, encode, pgcopy
-from dbscale.migrate.encode import Batch, Encoder, Range, Refused, Row
-from dbscale.migrate.row_key import row_key
+from dbscale.migrate import encode, pgcopy
+from dbscale.migrate.encode import Encoder, Range
 from dbscale.plan import Load
 from dbscale.schema import quote
 
@@ -51,7 +45,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A load is complete: the rows and bytes of all its runs, and the seconds its sessions were busy with it."""
+    """A load is complete: the rows and bytes of all its runs, and the seconds its sessions were busy with it.
+
+    Sessions of several databases that get the rows of one read are busy at the same time.
+    """
 
     number: int
     loaded: int
@@ -81,11 +78,23 @@ class _Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    number: int
+class _Table:
+    """A table of the source, and who gets its rows."""
+
     load: Load
+    """What reads the rows of all."""
     encoder: Encoder
-    range: Range
+    shares: tuple[tuple[Destination, ...], ...]
+    """Who gets the batches of each of the encoder's shares: one database of its own rows, or several of all rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A part to be read once, by whom, and for whom (see `_Table`)."""
+
+    part: Range
+    encoder: Encoder
+    shares: tuple[tuple[Destination, ...], ...]
 
 
 @dataclass(slots=True)
@@ -110,7 +119,8 @@ class Loader:
         tallies = {number: _Tally() for number in self.loads}
         for task in _in_turns(self._plan(done, tallies)):
             self._tasks.put(task)
-            tallies[task.number].waiting += 1
+            for each in chain(*task.shares):
+                tallies[each.number].waiting += 1
         for number, tally in tallies.items():
             if not tally.waiting:
                 yield _loaded(number, tally)
@@ -140,26 +150,35 @@ class Loader:
 
     def _plan(self, done: set[int], tallies: dict[int, _Tally]) -> Iterator[_Task]:
         """The parts that are still to copy, largest tables first; what has arrived before goes into the tallies."""
-        encoding = str(next(self.readers[0].rows("PRAGMA encoding"))[0])
+        reader = self.readers[0]
+        encoding = str(next(reader.rows("PRAGMA encoding"))[0])
+        tables = [_table(loads, reader, encoding) for loads in _by_table(self.loads)]
         with ExitStack() as stack:
-            sessions: dict[str, Connection] = {}
-            for number, load in sorted(self.loads.items(), key=lambda item: -max(item[1].bytes, item[1].rows)):
-                if load.on not in sessions:
-                    sessions[load.on] = stack.enter_context(self.connect(load.on))
-                parts = catalog.parts_done(sessions[load.on], self.state_schema, self.run_id, number)
-                reader = self.readers[0]
-                ranges = [] if number in done else encode.ranges(reader, load, PART_ROWS)
-                if ranges and not parts.keys() <= {_name(rows) for rows in ranges}:
-                    # Another version of dbscale cut the table in other places: begin it anew.
-                    self._clear(sessions[load.on], number, load)
-                    parts = {}
-                for part in parts.values():
-                    tallies[number].add(part)
-                encoder = pgcopy.encoder(load, reader, encoding)
-                tallies[number].form = encoder.form if ranges else ""
-                for rows in ranges:
-                    if _name(rows) not in parts:
-                        yield _Task(number, load, encoder, rows)
+            sessions = {
+                on: stack.enter_context(self.connect(on)) for on in sorted({load.on for load in self.loads.values()})
+            }
+            for table in sorted(tables, key=lambda table: -max(table.load.bytes, table.load.rows)):
+                numbers = {each.number for each in chain(*table.shares)}
+                parts = [] if numbers <= done else encode.ranges(reader, table.load, PART_ROWS)
+                found = {}
+                for each in chain(*table.shares):
+                    names = None if each.number in done else {part_name(part) for part in parts}
+                    found[each.number] = self._arrived(sessions[each.load.on], each, names)
+                    for arrived in found[each.number].values():
+                        tallies[each.number].add(arrived)
+                    tallies[each.number].form = "" if each.number in done else table.encoder.form
+                for part in parts:
+                    there = {number for number in numbers if number in done or part_name(part) in found[number]}
+                    yield from _tasks(table, part, there)
+
+    def _arrived(self, session: Connection, at: Destination, names: set[str] | None) -> dict[str, catalog.Part]:
+        """What has arrived of a load, by part; `names` are those of the parts that are going to be copied."""
+        parts = catalog.parts_done(session, self.state_schema, self.run_id, at.number)
+        if names is None or parts.keys() <= names:
+            return parts
+        # Another version of dbscale cut the table in other places: begin it anew.
+        self._clear(session, at.number, at.load)
+        return {}
 
     def _clear(self, session: Connection, number: int, load: Load) -> None:
         """Forget what has arrived of a load, rows and checkpoints together. The table was empty when the run began."""
@@ -192,11 +211,11 @@ class Loader:
                     task = self._tasks.get_nowait()
                 except queue.Empty:
                     break
-                if task.load.on not in sessions:
-                    sessions[task.load.on] = self.connect(task.load.on)
-                    self._sessions.append(sessions[task.load.on])
-                part = self._copy(reader, sessions[task.load.on], task)
-                self._events.put((task.number, part))
+                for each in chain(*task.shares):
+                    if each.load.on not in sessions:
+                        sessions[each.load.on] = self.connect(each.load.on)
+                        self._sessions.append(sessions[each.load.on])
+                self._copy(reader, sessions, task)
         except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits for it
             if not self._stop.is_set():
                 self._events.put(error)
@@ -206,194 +225,63 @@ class Loader:
                     session.close()
             self._events.put(None)
 
-    def _copy(self, reader: Reader, session: Connection, task: _Task) -> catalog.Part:
-        """Copy one part, in one transaction with its checkpoint."""
-        began = time.perf_counter()
-        copier = _Copier(reader, session, task, self._stop)
-        try:
-            with session.transaction():
-                copier.copy()
-                if copier.apart:
-                    catalog.quarantine(session, self.state_schema, self.run_id, task.load.table, copier.apart)
-                part = catalog.Part(
-                    part=_name(task.range),
-                    loaded=copier.loaded,
-                    quarantined=len(copier.apart),
-                    bytes=copier.bytes,
-                    seconds=time.perf_counter() - began,
-                )
-                catalog.part_done(session, self.state_schema, self.run_id, task.number, part)
-        except psycopg.errors.UniqueViolation as error:
-            if error.diag.schema_name == self.state_schema and error.diag.table_name == "loads":
-                # A session of a client killed before this run committed the same part in the meantime: its rows are
-                # there, ours were rolled back.
-                return catalog.parts_done(session, self.state_schema, self.run_id, task.number)[_name(task.range)]
-            raise _refused(error, task.load) from error
-        except psycopg.Error as error:
-            raise _refused(error, task.load) from error
-        return part
+    def _copy(self, reader: Reader, sessions: Mapping[str, Connection], task: _Task) -> None:
+        """Copy one part: every batch to all who get it, then each database commits what it got."""
+        run = Run(self.run_id, self.state_schema, self._stop)
+        with ExitStack() as stack:
+            shares = [
+                [stack.enter_context(Arrival(reader, sessions[each.load.on], each, task.part, run)) for each in share]
+                for share in task.shares
+            ]
+            for batch in batches(reader, task.encoder, task.part, run):
+                for arrival in shares[batch.share]:
+                    arrival.take(batch)
+            for arrival in chain(*shares):
+                self._events.put((arrival.destination.number, arrival.complete()))
 
 
-class _Stopped(Exception):
-    """The run ends; this part is not finished."""
+def _by_table(loads: Mapping[int, Load]) -> Iterable[dict[int, Load]]:
+    """The loads, by what they read: those that differ only in who gets which rows go together."""
+    found: dict[Load, dict[int, Load]] = {}
+    for number, load in loads.items():
+        found.setdefault(replace(load, does="", on="", where="", rows=0, bytes=0), {})[number] = load
+    return found.values()
 
 
-@dataclass(slots=True)
-class _Copier:
-    """One part on its way: streams batches, and sets apart the rows that either side refuses."""
-
-    reader: Reader
-    session: Connection
-    task: _Task
-    stop: threading.Event
-    loaded: int = 0
-    bytes: int = 0
-    apart: list[dict[str, Any]] = field(default_factory=list)
-
-    def copy(self) -> None:
-        """Copy the part in one stream. Where PostgreSQL refuses a row, copy it batch by batch, around that row."""
-        try:
-            with self.session.transaction():
-                loaded, size, refused = self._stream(self._batches())
-        except (psycopg.DataError, psycopg.IntegrityError):
-            for batch in self._batches():
-                self._around(batch)
-        else:
-            self.loaded, self.bytes = loaded, size
-            for row in refused:
-                self._set_apart(row)
-
-    def _batches(self) -> Iterator[Batch]:
-        for batch in self.task.encoder.batches(self.reader, self.task.range):
-            if self.stop.is_set():
-                raise _Stopped
-            yield batch
-
-    def _stream(self, batches: Iterable[Batch]) -> tuple[int, int, list[Refused]]:
-        """COPY some batches: rows loaded, bytes sent, and the rows that the guards left out."""
-        written = size = counted = 0
-        refused: list[Refused] = []
-
-        def passing() -> Iterator[Batch]:
-            nonlocal written, size
-            for batch in batches:
-                yield batch
-                written += batch.rows
-                size += len(batch.data) + len(batch.rest)
-                refused.extend(batch.refused)
-
-        with self.session.cursor() as cursor:
-            for statement, rows in self.task.encoder.copies(passing()):
-                with cursor.copy(statement.encode()) as copy:
-                    for data in rows:
-                        copy.write(data)
-                counted += cursor.rowcount
-        if counted != written:
-            raise Unfinished(
-                f"{written} rows were sent, and PostgreSQL counted {counted}",
-                where=f"{self.task.load.table}, part {_name(self.task.range)}",
-                try_="a trigger or a rule on the target's table swallows rows: drop it for the load",
-            )
-        return written, size, refused
-
-    def _around(self, batch: Batch) -> None:
-        """Copy a batch; if PostgreSQL refuses a row of it, halve it until that row stands alone."""
-        if not self._taken(batch):
-            rows = list(self.task.encoder.singles(self.reader, replace(batch, refused=())))
-            self._halve(rows)
-            return
-        for row in batch.refused:
-            self._set_apart(row)
-
-    def _halve(self, rows: Sequence[tuple[Row, Batch]]) -> None:
-        """Copy rows that stand for a batch that was refused, each half by itself."""
-        middle = len(rows) // 2
-        for half in (rows[:middle], rows[middle:]):
-            if not half:
-                continue
-            joined = Batch(
-                data=b"".join(single.data for _, single in half),
-                rows=sum(single.rows for _, single in half),
-                refused=tuple(row for _, single in half for row in single.refused),
-            )
-            error = self._error(joined)
-            if error is None:
-                for refused in joined.refused:
-                    self._set_apart(refused)
-            elif len(half) == 1:
-                reason = f"PostgreSQL: {error.diag.message_primary or error}"
-                self._set_apart(self.task.encoder.refused(half[0][0], reason, error.diag.column_name or ""))
-            else:
-                self._halve(half)
-
-    def _taken(self, batch: Batch) -> bool:
-        return self._error(batch) is None
-
-    def _error(self, batch: Batch) -> psycopg.Error | None:
-        """Copy one batch; what PostgreSQL says against it, with nothing of it loaded then."""
-        try:
-            with self.session.transaction():
-                loaded, size, _ = self._stream([batch])
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            return error
-        self.loaded += loaded
-        self.bytes += size
-        return None
-
-    def _set_apart(self, row: Refused) -> None:
-        """Keep a row for the quarantine, or stop with it where the user did not ask for one."""
-        load = self.task.load
-        key = row_key(load, row)
-        if load.on_bad_row == "stop":
-            place = f"{load.table}.{row.column}" if row.column else load.table
-            raise SourceError(
-                f"{place}: {row.reason}: {shown(row)}" if row.column else f"{place}: {row.reason}",
-                where=f"the row with {', '.join(f'{name} = {value}' for name, value in key.items())}",
-                try_="--on-invalid-text replace, bytea or quarantine"
-                if row.reason.startswith(convert.NOT_UTF8)
-                else f'--on-bad-row quarantine, or [migrate.types] "{place}" = "text"',
-            )
-        self.apart.append(
-            {
-                "row_key": json.dumps(key),
-                "column_name": row.column or None,
-                "stored_as": row.storage if row.column else None,
-                "raw": row.raw if row.column else None,
-                "reason": row.reason,
-            }
-        )
+def _table(loads: Mapping[int, Load], reader: Reader, encoding: str) -> _Table:
+    """How the rows that `loads` get are read at once."""
+    shares: dict[str, list[Destination]] = {}
+    for number, load in loads.items():
+        at = Destination(number, load, pgcopy.encoder(load, reader, encoding))
+        shares.setdefault(load.where, []).append(at)
+    firsts = [share[0] for share in shares.values()]
+    load, encoder = firsts[0].load, firsts[0].encoder
+    if len(firsts) > 1:
+        rows, size = sum(each.load.rows for each in firsts), sum(each.load.bytes for each in firsts)
+        load = replace(load, where="", rows=rows, bytes=size)
+        encoder = pgcopy.encoder(load, reader, encoding, tuple(shares))
+    return _Table(load, encoder, tuple(map(tuple, shares.values())))
 
 
-def shown(row: Refused) -> str:
-    """The refused value in at most 60 characters: text as Python writes it, bytes in hex."""
-    if row.storage == "blob":
-        return f"x'{row.raw[:24].hex()}{'…' if len(row.raw) > 24 else ''}'"
-    if row.storage == "text":
-        text = row.raw[:60].decode(errors="backslashreplace")
-        return repr(text) + ("…" if len(row.raw) > 60 else "")
-    return row.raw.decode()
+def _tasks(table: _Table, part: Range, there: set[int]) -> Iterator[_Task]:
+    """What is to be done for a part; `there` has the loads that need it no more.
+
+    What a killed client left on some of its databases alone is read again for each of the others.
+    """
+    if not there:
+        yield _Task(part, table.encoder, table.shares)
+        return
+    for each in chain(*table.shares):
+        if each.number not in there:
+            yield _Task(part, each.encoder, ((each,),))
 
 
 def _in_turns(tasks: Iterable[_Task]) -> Iterator[_Task]:
     """The tasks of the databases in turns, so that several servers work side by side; each one's in their order."""
-    of: dict[str, list[_Task]] = {}
+    of: dict[tuple[str, ...], list[_Task]] = {}
     for task in tasks:
-        of.setdefault(task.load.on, []).append(task)
+        of.setdefault(tuple(each.load.on for each in chain(*task.shares)), []).append(task)
     return (task for turn in zip_longest(*of.values()) for task in turn if task is not None)
-
-
-def _name(part: Range) -> str:
-    """A part's name in the checkpoints: `100000..200000`, open ends empty."""
-    return f"{'' if part.lower is None else part.lower}..{'' if part.upper is None else part.upper}"
-
-
-def _refused(error: psycopg.Error, load: Load) -> DbscaleError:
-    """A database error in the middle of a load, as what it means for the run."""
-    where = f"{load.table} into {quote(load.schema, load.target)}"
-    translated = postgres.translated(error, where=where)
-    if isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.DiskFull):
-        return Unfinished(translated.says, where=where, try_="when the server is back, run the same command again")
-    return translated
 
 
 def _loaded(number: int, tally: _Tally) -> Loaded:

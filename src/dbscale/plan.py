@@ -110,7 +110,9 @@ class Load:
     """The largest value, in bytes."""
     on_bad_row: Literal["stop", "quarantine"] = "stop"
     where: str = ""
-    """A condition in SQLite's SQL over the table `AS s`: only its rows are meant. Empty: all."""
+    """A condition in SQLite's SQL over the table `AS s`: only its rows are meant. Empty: all.
+
+    Of several loads of one table, either the conditions are the same, or each row fulfils one of them and no other."""
     on: str = "target"
     undo: str | None = None
     group: str = "load"

@@ -4,6 +4,9 @@ A row whose cells all have a usual form becomes a line of CSV; any other makes `
 `group_concat` leaves out and `count` tells. Those are read again as raw values, and `convert.py` writes or refuses
 them. The inner SELECT has a LIMIT, so SQLite runs it as a co-routine and works the row out once, though it is counted
 beside being joined (1.2 M rows/s on one core of a sample with 11 columns, as fast as without the counts).
+
+Where a table's rows go to several databases, the inner SELECT works out each row's share beside it, and each share has
+aggregates of its own (FILTER): one read of the source gives a batch for each.
 """
 
 from __future__ import annotations
@@ -70,6 +73,8 @@ class Batch:
     first: int | None = None
     """With `last`, the rowids between which all rows of the batch lie; without a rowid, how many rows came before."""
     last: int | None = None
+    share: int = 0
+    """Whose rows they are: a place in the encoder's `shares`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,8 @@ class Row:
 class Encoder:
     """Writes the rows of one table as input of `copy_sql`.
 
-    `library` and `function_arguments` are the reader's; `encoding` is the source's (`pragma encoding`).
+    `library` and `function_arguments` are the reader's; `encoding` is the source's (`pragma encoding`). `shares` are
+    conditions as `Load.where` has them, of which one is true of each row: each batch is of one share. None: all are.
     """
 
     form = "csv"
@@ -98,6 +104,7 @@ class Encoder:
         *,
         encoding: str = "UTF-8",
         batch_bytes: int = BATCH_BYTES,
+        shares: Sequence[str] = (),
     ) -> None:
         self.load = load
         self.encoding = encoding.upper()
@@ -108,6 +115,11 @@ class Encoder:
         self.most = max(1, min(MOST_ROWS, int(batch_bytes / max(average, 1))))
         self._table = f"{quote(load.table)} AS s"
         self.only = f" AND ({load.where})" if load.where else ""
+        self.shares = tuple(shares) or ("",)
+        # Since every row is in one, that with the longest condition need not be asked for.
+        left = max(range(len(self.shares)), key=lambda share: len(self.shares[share]))
+        cases = " ".join(f"WHEN {sql} THEN {share}" for share, sql in enumerate(self.shares) if share != left)
+        self._share = f"CASE {cases} ELSE {left} END" if cases else "0"
         self._row = self._row_sql()
 
     @property
@@ -115,10 +127,6 @@ class Encoder:
         """The COPY statement whose input the batches are."""
         names = columns_sql(tuple(column.target for column in self.load.columns))
         return f"COPY {quote(self.load.schema, self.load.target)} ({names}) FROM STDIN ({COPY_OPTIONS})"
-
-    def copies(self, batches: Iterable[Batch]) -> Iterator[tuple[str, Iterator[bytes]]]:
-        """The COPY statements that take these batches, one after the other, each with its input."""
-        yield self.copy_sql, (batch.data for batch in batches)
 
     def batches(self, reader: Reader, part: Range = Range()) -> Iterator[Batch]:
         """The rows of `part`, in batches of about `batch_bytes`."""
@@ -129,7 +137,7 @@ class Encoder:
     def singles(self, reader: Reader, batch: Batch) -> Iterator[tuple[Row, Batch]]:
         """The rows of a batch one by one, each as a batch of its own: to find the one that PostgreSQL refuses."""
         for row in self._raw(reader, batch):
-            yield row, self._written([row], batch.first, batch.last)
+            yield row, self._written([row], batch)
 
     def stored(self, reader: Reader, first: int, last: int) -> Iterator[Row]:
         """The rows from `first` to `last` (rowids, or places in the pass) as they are stored."""
@@ -176,44 +184,52 @@ class Encoder:
         while first <= last:
             most = min(limit, self.fitting(reader, among, (first, last)))
             try:
-                found = self._batch(reader, next(reader.rows(sql, (first, last, most))))
-                if found is None:
-                    return
-                batch = found
+                batches = list(self._batches(reader, next(reader.rows(sql, (first, last, most)))))
             except TooLarge:  # what SQL joins, or makes of one value, is above the source's limit
                 if most > 1:
                     limit = most // 2
                     continue
-                batch = self._alone(reader, first, last)
-            yield batch
-            first = as_int(batch.last) + 1
+                batches = [self._alone(reader, first, last)]
+            if not batches:
+                return
+            yield from batches
+            first = as_int(batches[0].last) + 1
             limit = min(self.most, limit * 2)
 
     def _batch_sql(self, rowid: str, among: str) -> str:
         """A SELECT that writes the next rows; `among` names them."""
+        each = "CAST(group_concat(r,''){0} AS BLOB), count(*){0}, count(r){0}"
         return (
-            "SELECT CAST(group_concat(r,'') AS BLOB), count(*), count(r), min(k), max(k)"
-            f" FROM (SELECT {rowid} AS k, {self._row} AS r {among})"
+            f"SELECT min(k), max(k), {self._by_share(each)}"
+            f" FROM (SELECT {rowid} AS k, {self._row} AS r, {self._share} AS o {among})"
         )
 
-    def _batch(self, reader: Reader, found: Sequence[Value]) -> Batch | None:
-        """The batch that `_batch_sql` wrote, with the rows it left out; None where there are no more rows."""
-        data, rows, written, least, greatest = found
-        if not rows:
-            return None
-        raw = data if isinstance(data, bytes) else b""
-        place = Batch(data=raw, rows=as_int(written), first=as_int(least), last=as_int(greatest))
-        return self._completed(reader, place, as_int(rows))
+    def _by_share(self, aggregates: str) -> str:
+        """Aggregates for each share; `{0}` is where the filter goes. The rows have their share as `o`."""
+        if len(self.shares) == 1:
+            return aggregates.format("")
+        return ", ".join(aggregates.format(f" FILTER (WHERE o={share})") for share in range(len(self.shares)))
+
+    def _batches(self, reader: Reader, found: Sequence[Value]) -> Iterator[Batch]:
+        """The batches that `_batch_sql` wrote, with the rows it left out; none where there are no more rows."""
+        least, greatest, *of_all = found
+        if least is None:
+            return
+        for share in range(len(self.shares)):
+            data, rows, written = of_all[3 * share : 3 * share + 3]
+            if rows:
+                raw = data if isinstance(data, bytes) else b""
+                place = Batch(data=raw, rows=as_int(written), first=as_int(least), last=as_int(greatest), share=share)
+                yield self._completed(reader, place, as_int(rows))
 
     def _alone(self, reader: Reader, first: int, last: int) -> Batch:
         """The next row, from its raw values."""
         rowid = f"s.{quote(self.load.rowid)}"
-        sql = f"SELECT min({rowid}) FROM {self._table} WHERE {rowid} BETWEEN ? AND ?{self.only}"
-        found = reader.rows(sql, (first, last))
-        number = as_int(next(found)[0])
-        place = Batch(data=b"", rows=0, first=number, last=number)
+        sql = f"SELECT {rowid}, {self._share} FROM {self._table} WHERE {rowid} BETWEEN ? AND ?{self.only}"
+        number, share = map(as_int, next(reader.rows(f"{sql} ORDER BY {rowid} LIMIT 1", (first, last))))
+        place = Batch(data=b"", rows=0, first=number, last=number, share=share)
         try:
-            return self._written(self._raw(reader, place), place.first, place.last)
+            return self._written(self._raw(reader, place), place)
         except TooLarge as error:
             raise SourceError(
                 f"the source does not give out row {number}: {error.says}",
@@ -246,23 +262,26 @@ class Encoder:
             else:
                 convert.check_utf8(batch.data)
         except UnicodeDecodeError:
-            return self._written(self._raw(reader, batch), batch.first, batch.last)
+            return self._written(self._raw(reader, batch), batch)
         if rows == batch.rows:
             return batch
-        rest = self._written(self._raw(reader, batch, f"AND ({self._row}) IS NULL"), batch.first, batch.last)
+        rest = self._written(self._raw(reader, batch, f"AND ({self._row}) IS NULL"), batch)
         data = batch.data + rest.data if batch.data else rest.data
         return dataclasses.replace(rest, data=data, rows=batch.rows + rest.rows)
 
     def _in_one_pass(self, reader: Reader) -> Iterator[Batch]:
         """A table without a rowid, row by row: there is no number by which to ask for the next thousand."""
-        sql = f"SELECT CAST({self._row} AS BLOB) FROM {self._table}{self.order}"
-        lines = reader.rows(sql)
+        lines = reader.rows(f"SELECT {self._share}, CAST({self._row} AS BLOB) FROM {self._table}{self.order}")
         done = 0
-        while taken := [line for (line,) in islice(lines, self.most)]:
-            written = [line for line in taken if line is not None]
-            data = b"".join(written)  # type: ignore[arg-type]
-            batch = Batch(data=data, rows=len(written), first=done, last=done + len(taken) - 1)
-            yield self._completed(reader, batch, len(taken))
+        while taken := list(islice(lines, self.most)):
+            for share in range(len(self.shares)):
+                of_it = [line for owner, line in taken if owner == share]
+                written = [line for line in of_it if line is not None]
+                data = b"".join(written)  # type: ignore[arg-type]
+                last = done + len(taken) - 1
+                if of_it:
+                    batch = Batch(data=data, rows=len(written), first=done, last=last, share=share)
+                    yield self._completed(reader, batch, len(of_it))
             done += len(taken)
 
     @property
@@ -275,6 +294,8 @@ class Encoder:
 
     def _raw(self, reader: Reader, batch: Batch, condition: str = "") -> Iterator[Row]:
         """The values of a batch's rows as they are stored."""
+        if self.shares[batch.share]:
+            condition = f"AND ({self.shares[batch.share]}) {condition}"
         names = [f"s.{quote(name)}" for name in self.load.key] + [_name(column) for column in self.load.columns]
         selected = [f"CASE WHEN typeof({name})='text' THEN CAST({name} AS BLOB) ELSE {name} END" for name in names]
         for place, column in enumerate(self.load.columns, len(self.load.key)):
@@ -304,8 +325,8 @@ class Encoder:
             key = tuple(_key_value(*each, self.encoding) for each in zip(values[:keys], marks, strict=False))
             yield Row(number if isinstance(number, int) else None, key, marks[keys:], tuple(values[keys:]))
 
-    def _written(self, rows: Iterable[Row], first: int | None, last: int | None) -> Batch:
-        """Rows that Python writes, value by value."""
+    def _written(self, rows: Iterable[Row], place: Batch) -> Batch:
+        """Rows of the batch `place` that Python writes, value by value."""
         lines: list[bytes] = []
         refused: list[Refused] = []
         for row in rows:
@@ -317,8 +338,9 @@ class Encoder:
             data=lines[0] if len(lines) == 1 else b"".join(lines),
             rows=len(lines),
             refused=tuple(refused),
-            first=first,
-            last=last,
+            first=place.first,
+            last=place.last,
+            share=place.share,
         )
 
     def _line(self, row: Row) -> bytes:

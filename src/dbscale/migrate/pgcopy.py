@@ -7,9 +7,8 @@ then read raw and written by `convert.py`: as CSV, by a COPY of their own within
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from dbscale.drivers.source import Reader, Value
 from dbscale.migrate import cells, encode
@@ -39,14 +38,17 @@ _BLOBS = {
 }  # fmt: skip
 
 
-def encoder(load: Load, reader: Reader, encoding: str) -> Encoder:
-    """What writes the rows of `load` fastest: `pgcopy` where it is and knows the table's types, else SQL."""
-    made = Encoder(load, reader.library, reader.function_arguments, encoding=encoding)
+def encoder(load: Load, reader: Reader, encoding: str, shares: Sequence[str] = ()) -> Encoder:
+    """What writes the rows of `load` fastest: `pgcopy` where it is and knows the table's types, else SQL.
+
+    `shares`: as `Encoder` takes them.
+    """
+    made = Encoder(load, reader.library, reader.function_arguments, encoding=encoding, shares=shares)
     codes = "".join(code(column.conversion) or "?" for column in load.columns)
     own = getattr(reader, "native", False) and made.encoding == "UTF-8" and "?" not in codes
     if not own or not load.columns or len(load.columns) + 2 > reader.function_arguments:
         return made
-    return BinaryEncoder(load, reader.library, reader.function_arguments, encoding=encoding)
+    return BinaryEncoder(load, reader.library, reader.function_arguments, encoding=encoding, shares=shares)
 
 
 def code(conversion: Conversion) -> str:
@@ -66,25 +68,16 @@ def code(conversion: Conversion) -> str:
     return "".join(filter(None, letters)) + "".join(map("{}{}".format, ":.", to.modifiers)) + ";"
 
 
+def binary_sql(load: Load) -> str:
+    """The COPY statement for batches that are binary."""
+    names = columns_sql(tuple(column.target for column in load.columns))
+    return f"COPY {quote(load.schema, load.target)} ({names}) FROM STDIN (FORMAT binary)"
+
+
 class BinaryEncoder(Encoder):
     """Writes the rows of one table in COPY's binary form. See `encoder` for when that can be."""
 
     form = "binary"
-
-    @property
-    def binary_sql(self) -> str:
-        """The COPY statement for what is binary."""
-        names = columns_sql(tuple(column.target for column in self.load.columns))
-        return f"COPY {quote(self.load.schema, self.load.target)} ({names}) FROM STDIN (FORMAT binary)"
-
-    def copies(self, batches: Iterable[Batch]) -> Iterator[tuple[str, Iterator[bytes]]]:
-        """One COPY as long as all is binary; rows of CSV end it and have one of their own."""
-        for binary, pieces in itertools.groupby(_pieces(batches), key=lambda piece: piece[0]):
-            data = (piece for _, piece in pieces)
-            if binary:
-                yield self.binary_sql, itertools.chain((HEADER,), data, (TRAILER,))
-            else:
-                yield self.copy_sql, data
 
     def _row_sql(self) -> str:
         return f"pgcopy_row({', '.join([self.codes(), *self.values()])})"
@@ -110,38 +103,29 @@ class BinaryEncoder(Encoder):
         values = self.values()
         names = [f"c{place}" for place in range(len(values))]
         columns = ", ".join(f"{value} AS {name}" for value, name in zip(values, names, strict=True))
-        return (
-            f"SELECT pgcopy({self.codes()}, k, {', '.join(names)}), min(k), max(k)"
-            f" FROM (SELECT {rowid} AS k, {columns} {among})"
-        )
+        written = self._by_share(f"pgcopy({self.codes()}, k, {', '.join(names)}){{0}}")
+        return f"SELECT min(k), max(k), {written} FROM (SELECT {rowid} AS k, {self._share} AS o, {columns} {among})"
 
-    def _batch(self, reader: Reader, found: Sequence[Value]) -> Batch | None:
-        data, least, greatest = found
-        if not isinstance(data, bytes):
-            return None
+    def _batches(self, reader: Reader, found: Sequence[Value]) -> Iterator[Batch]:
+        least, greatest, *of_all = found
+        for share, data in enumerate(of_all):
+            if isinstance(data, bytes):
+                place = Batch(data=b"", rows=0, first=encode.as_int(least), last=encode.as_int(greatest), share=share)
+                yield self._of_share(reader, place, data)
+
+    def _of_share(self, reader: Reader, place: Batch, data: bytes) -> Batch:
+        """The batch at `place` of which `pgcopy` gave `data`."""
         left, written = struct.unpack_from(">QQ", data, len(data) - 16)
         end = len(data) - 16 - 8 * left
-        place = Batch(data=b"", rows=0, first=encode.as_int(least), last=encode.as_int(greatest))
         rest = place
         if left:
             keys = ",".join(map(str, struct.unpack_from(f">{left}q", data, end)))
-            rest = self._written(
-                self._raw(reader, place, f"AND s.{quote(self.load.rowid)} IN ({keys})"), place.first, place.last
-            )
+            rest = self._written(self._raw(reader, place, f"AND s.{quote(self.load.rowid)} IN ({keys})"), place)
         return dataclasses.replace(rest, data=data[:end], binary=True, rest=rest.data, rows=written + rest.rows)
 
     def _completed(self, reader: Reader, batch: Batch, rows: int) -> Batch:
         batch = dataclasses.replace(batch, binary=True)
         if rows == batch.rows:
             return batch
-        rest = self._written(self._raw(reader, batch, f"AND {self._row} IS NULL"), batch.first, batch.last)
+        rest = self._written(self._raw(reader, batch, f"AND {self._row} IS NULL"), batch)
         return dataclasses.replace(rest, data=batch.data, binary=True, rest=rest.data, rows=batch.rows + rest.rows)
-
-
-def _pieces(batches: Iterable[Batch]) -> Iterator[tuple[bool, bytes]]:
-    """Runs of rows that are not empty, and whether they are binary."""
-    for batch in batches:
-        if batch.data:
-            yield batch.binary, batch.data
-        if batch.rest:
-            yield False, batch.rest
