@@ -9,6 +9,6 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-pytest_plugins = ["fix_postgres", "fix_proxy", "fix_marketplace", "fix_sqld"]
+pytest_plugins = ["fix_postgres", "fix_proxy", "fix_marketplace", "fix_sqld", "fix_cloud"]
 # Citus is in no package index: its tests are there for whoever has a coordinator.
 collect_ignore = [] if os.environ.get("DBSCALE_CITUS_URL") else ["test_citus.py"]

@@ -169,7 +169,7 @@ def test_who_gives_out_no_copy(sqld: START, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Missing, match="turso") as missing, CopiedSource(parse("libsql://a-b.turso.io")).snapshot():
         pass
-    assert "--frozen" in missing.value.try_
+    assert "--branch" in missing.value.try_
 
 
 TURSO = """#!{python}

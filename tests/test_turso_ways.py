@@ -71,6 +71,8 @@ def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[i
                 with suppress(OSError):
                     client = context.wrap_socket(plain, server_side=True)
                     server = socket.create_connection(("127.0.0.1", port))
+                    for end in (client, server):  # a request comes in pieces: without delay
+                        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     for pair in ((client, server), (server, client)):
                         threading.Thread(target=pump, args=pair, daemon=True).start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from dbscale import config as configuration
 from dbscale.cli import output, places
 from dbscale.cli.migrate import make_options, reading, selection, tables_text
+from dbscale.drivers.source import Way
 from dbscale.errors import Finding
 from dbscale.migrate import plan as planning
 from dbscale.migrate.plan import Assessment
@@ -31,8 +33,7 @@ def assess(
     source: str,
     *,
     html_file: str | None,
-    copy_first: bool,
-    frozen: bool,
+    way: Way,
     jobs: int,
     state_schema: str,
     as_json: bool,
@@ -41,12 +42,15 @@ def assess(
 ) -> int:
     """Read SOURCE and say what a migration to PostgreSQL will meet: sizes, types, findings, time.
 
-    No target is needed, and nothing is changed. Exit status 1 when something blocks the migration.
+    No target is needed, and nothing is changed. Exit status 1 when something blocks the migration, or when a
+    branch that was made for it is still there.
     """
     settings = configuration.load(config)
-    opened = places.open_source(settings, source, copy_first=copy_first, frozen=frozen)
     options = make_options(settings, chosen, jobs=jobs, state_schema=state_schema)
-    assessment = planning.assess(opened, options, say=(lambda _: None) if as_json else output.say)
+    with places.opened(settings, source, way) as opened:
+        assessment = planning.assess(opened, options, say=(lambda _: None) if as_json else output.say)
+        left = opened.close()
+    assessment = replace(assessment, findings=(*assessment.findings, *left))
     if html_file:
         from dbscale.cli.assess_page import page
 
@@ -56,7 +60,7 @@ def assess(
         output.answer_json(document(assessment))
     else:
         show(assessment)
-    return 1 if any(finding.level == "blocker" for finding in assessment.findings) else 0
+    return 1 if left or any(finding.level == "blocker" for finding in assessment.findings) else 0
 
 
 def show(assessment: Assessment) -> None:

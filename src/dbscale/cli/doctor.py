@@ -108,7 +108,7 @@ def look(settings: Config, database: Database, state_schema: str) -> tuple[str, 
                     "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
                 )
             )
-        findings = [*source.notes, *(_blocked_writes(place, database) if place.kind == "libsql" else ())]
+        findings = [*source.notes, *(_left_behind(place, database) if place.kind == "libsql" else ())]
         return f"{place.title}: {tables!r} tables, read by SQLite {version}", findings
     target = places.open_target(settings, database.name)
     with postgres.connect(target.url, name="dbscale doctor") as connection, postgres.reading(connection):
@@ -118,15 +118,19 @@ def look(settings: Config, database: Database, state_schema: str) -> tuple[str, 
     return f"{postgres.display(target.url)}: PostgreSQL {server}", findings
 
 
-def _blocked_writes(place: Location, database: Database) -> Iterator[Finding]:
-    """A server that a killed dbscale has left refusing writes, where somebody is named who may ask."""
+def _left_behind(place: Location, database: Database) -> Iterator[Finding]:
+    """Blocked writes and branches that a killed dbscale has left, where somebody is named who may ask."""
     from dbscale.drivers import turso
     from dbscale.drivers.hrana import parse
+    from dbscale.drivers.turso_branch import left_branches
 
     with suppress(ConfigError):
-        left = turso.left_blocked(turso.admin_of(parse(place.address).host, database))
+        admin = turso.admin_of(parse(place.address).host, database)
+        left = turso.left_blocked(admin)
         if left:
             yield left
+        if admin.organization:
+            yield from left_branches(admin)
 
 
 def _server(connection: postgres.Connection, name: str) -> Iterator[Finding]:

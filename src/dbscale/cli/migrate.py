@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -16,7 +17,7 @@ from dbscale.cli import output, places
 from dbscale.cli.places import Target
 from dbscale.cli.progress import label
 from dbscale.cli.revision import REVISION, write_revision
-from dbscale.drivers.source import Source
+from dbscale.drivers.source import Source, Way
 from dbscale.errors import ConfigError, Unreachable
 from dbscale.migrate import plan as planning
 from dbscale.migrate.plan import Migration, Options
@@ -63,11 +64,17 @@ def selection(command: F) -> F:
     return command
 
 
-def reading(command: F) -> F:
-    """The options that say how the source is read."""
-    copy_first = click.option("--copy-first", is_flag=True, help="Copy SOURCE to a temporary file and read the copy.")
-    frozen = click.option("--frozen", is_flag=True, help="Nobody writes to SOURCE, a branch on a libSQL server.")
-    return copy_first(frozen(command))
+def reading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how the source is read; the command gets them as one `way`."""
+
+    @click.option("--copy-first", is_flag=True, help="Copy SOURCE to a temporary file and read the copy.")
+    @click.option("--branch", is_flag=True, help="Make a branch of SOURCE at Turso Cloud, read it, and destroy it.")
+    @click.option("--frozen", is_flag=True, help="Nobody writes to SOURCE, a branch on a libSQL server.")
+    @functools.wraps(command)
+    def with_way(*arguments: Any, copy_first: bool, branch: bool, frozen: bool, **options: Any) -> Any:
+        return command(*arguments, way=Way(copy_first=copy_first, branch=branch, frozen=frozen), **options)
+
+    return with_way
 
 
 SHARD_MAP = click.option(
@@ -116,8 +123,7 @@ def migrate(
     as_json: bool,
     config: str | None,
     no_verify: bool,
-    copy_first: bool,
-    frozen: bool,
+    way: Way,
     hold_writes: bool,
     jobs: int,
     state_schema: str,
@@ -132,53 +138,66 @@ def migrate(
     again.
     """
     settings = configuration.load(config)
-    opened = places.open_source(settings, source, copy_first=copy_first, hold_writes=hold_writes, frozen=frozen)
-    destination = places.look_target(settings, target)
-    spreading = Spreading.read(settings, destination, shard_map, shard_target)
-    urls = spreading.urls
-    options = make_options(settings, chosen, spreading, jobs=jobs, state_schema=state_schema)
+    with places.opened(settings, source, replace(way, hold_writes=hold_writes)) as opened:
+        destination = places.look_target(settings, target)
+        spreading = Spreading.read(settings, destination, shard_map, shard_target)
+        options = make_options(settings, chosen, spreading, jobs=jobs, state_schema=state_schema)
 
-    def make(*, ignore_rows: bool) -> Migration:
-        made = planning.make(
-            opened,
-            destination.url,
-            options,
-            source_reference=source,
-            target_reference=target,
-            ignore_rows=ignore_rows,
-            stopped=destination.stopped,
-            say=(lambda _: None) if as_json else output.say,
-        )
-        return spreading.spread(made, opened, ignore_rows=ignore_rows)
+        def make(*, ignore_rows: bool) -> Migration:
+            made = planning.make(
+                opened,
+                destination.url,
+                options,
+                source_reference=source,
+                target_reference=target,
+                ignore_rows=ignore_rows,
+                stopped=destination.stopped,
+                say=(lambda _: None) if as_json else output.say,
+            )
+            return spreading.spread(made, opened, ignore_rows=ignore_rows)
 
-    if revision:
-        return write_revision(revision, make(ignore_rows=True), as_json=as_json)
-    if out or as_sql or dry_run:
-        migration = make(ignore_rows=False)
-        return show_plan(migration.plan, migration, out=out, as_sql=as_sql, as_json=as_json)
-    earlier = settle_earlier(source, options.as_strings(), opened, urls, state_schema, yes=yes)
+        if revision:
+            return write_revision(revision, make(ignore_rows=True), as_json=as_json)
+        if out or as_sql or dry_run:
+            migration = make(ignore_rows=False)
+            return show_plan(migration.plan, migration, out=out, as_sql=as_sql, as_json=as_json)
+        migration, outcome = _carried_out(make, opened, source, options, spreading.urls, yes=yes, quiet=as_json)
+        if outcome.loads and not as_json:
+            output.answer(summary(outcome))
+        return conclude(migration, opened, spreading.urls, outcome, as_json=as_json, no_verify=no_verify)
+
+
+def _carried_out(
+    make: Callable[..., Migration],
+    source: Source,
+    reference: str,
+    options: Options,
+    urls: Mapping[str, str],
+    *,
+    yes: bool,
+    quiet: bool,
+) -> tuple[Migration, Outcome]:
+    """Go on with the run that an earlier command began, or make a plan and carry it out."""
+    earlier = settle_earlier(reference, options.as_strings(), source, urls, options.state_schema, yes=yes)
     if earlier and earlier.state == "done":
         output.say(f"run {earlier.id} has done this already")
-        migration, outcome = make(ignore_rows=True), Outcome(run=earlier.id)
-    elif earlier:
+        return make(ignore_rows=True), Outcome(run=earlier.id)
+    if earlier:
         plan = Plan.from_json(earlier.plan)
-        outcome = carry_out(plan, opened, urls, state_schema, jobs=jobs, resume=earlier, quiet=as_json)
-        migration = make(ignore_rows=True)
-    else:
-        began = time.perf_counter()
-        migration = make(ignore_rows=False)
-        planned = time.perf_counter() - began
-        if not as_json:
-            output.say(headline(migration.plan))
-            told = migration.plan.blockers[:1]  # by the error that it is about to be
-            output.show_findings(each for each in migration.plan.findings if each not in told)
-        if options.truncate:
-            output.confirm("Empty the target's tables and fill them from the source?", yes=yes)
-        outcome = carry_out(migration.plan, opened, urls, state_schema, jobs=jobs, resume=None, quiet=as_json)
-        outcome.plan_seconds = planned
-    if outcome.loads and not as_json:
-        output.answer(summary(outcome))
-    return conclude(migration, opened, urls, outcome, as_json=as_json, no_verify=no_verify)
+        outcome = carry_out(plan, source, urls, options.state_schema, jobs=options.jobs, resume=earlier, quiet=quiet)
+        return make(ignore_rows=True), outcome
+    began = time.perf_counter()
+    migration = make(ignore_rows=False)
+    planned = time.perf_counter() - began
+    if not quiet:
+        output.say(headline(migration.plan))
+        told = migration.plan.blockers[:1]  # by the error that it is about to be
+        output.show_findings(each for each in migration.plan.findings if each not in told)
+    if options.truncate:
+        output.confirm("Empty the target's tables and fill them from the source?", yes=yes)
+    outcome = carry_out(migration.plan, source, urls, options.state_schema, jobs=options.jobs, resume=None, quiet=quiet)
+    outcome.plan_seconds = planned
+    return migration, outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,12 +336,16 @@ def conclude(
     as_json: bool,
     no_verify: bool,
 ) -> int:
-    """Verify unless told not to, and answer with the exit status: 1 when a row is missing, left behind or differs."""
+    """Verify unless told not to, close the source, and answer with the exit status.
+
+    It is 1 when a row is missing, left behind or differs, and when something made for the reading is still there.
+    """
     report = None
     if not no_verify:
         from dbscale.cli import verify as verifying
 
         report = verifying.check(migration, source, urls, run=outcome.run, quiet=as_json)
+    left = source.close()
     if as_json:
         output.answer_json(
             {
@@ -351,19 +374,19 @@ def conclude(
                     for done in sorted(outcome.loads, key=lambda done: done.number)
                     if isinstance(done.step, Load)
                 ],
-                "findings": output.findings_json((*migration.plan.findings, *outcome.findings)),
+                "findings": output.findings_json((*migration.plan.findings, *outcome.findings, *left)),
                 "verify": verifying.as_json(report) if report else None,
             }
         )
     else:
-        output.show_findings(outcome.findings)
+        output.show_findings((*outcome.findings, *left))
         if outcome.quarantined:
             output.say(f"{outcome.quarantined} rows are kept apart in {migration.options.state_schema}.quarantine")
         if report:
             verifying.show(report)
             if not outcome.steps and not report.same:
                 output.say(_anew(migration, outcome.run))
-    arrived = outcome.complete and not migration.plan.left_behind
+    arrived = outcome.complete and not migration.plan.left_behind and not left
     return 0 if arrived and (report is None or report.same) else 1
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+import click
 
 from dbscale import config as configuration
 from dbscale.cli import output
 from dbscale.config import Config, Location
-from dbscale.drivers.source import Source
+from dbscale.drivers.source import AS_IT_IS, Source, Way
 from dbscale.errors import ConfigError
 from dbscale.plan import Plan
 
@@ -32,29 +35,42 @@ def location(config: Config, reference: str) -> Location:
     return place
 
 
-def open_source(
-    config: Config, reference: str, *, copy_first: bool = False, hold_writes: bool = False, frozen: bool = False
-) -> Source:
-    """The source that `reference` means; ConfigError where it is a database that dbscale only writes to.
+@contextmanager
+def opened(config: Config, reference: str, way: Way = AS_IT_IS) -> Iterator[Source]:
+    """As `open_source`, and closed when the block ends: what could not be given back is said, and the status is 1.
 
-    `copy_first`, `hold_writes`, `frozen`: see `drivers.sqlite.SqliteSource` and `drivers.libsql.open_source`.
+    Where the block has closed it, it has said so itself.
     """
+    source = open_source(config, reference, way)
+    try:
+        yield source
+    except BaseException:
+        output.show_findings(source.close())
+        raise
+    if left := source.close():
+        output.show_findings(left)
+        raise click.exceptions.Exit(1)
+
+
+def open_source(config: Config, reference: str, way: Way = AS_IT_IS) -> Source:
+    """The source that `reference` means; ConfigError where it is a database that dbscale only writes to."""
     place = location(config, reference)
     if place.kind == "sqlite":
-        if frozen:
+        if way.frozen or way.branch:
             raise ConfigError(
-                "--frozen is for a libSQL server: of a file it is seen whether somebody writes",
+                "--branch is for a database at Turso Cloud"
+                if way.branch
+                else "--frozen is for a libSQL server: of a file it is seen whether somebody writes",
                 where=place.title,
                 try_="leave it away; --hold-writes keeps writers out",
             )
         from dbscale.drivers.sqlite import SqliteSource
 
-        return SqliteSource(place.address, copy_first=copy_first, hold_writes=hold_writes)
+        return SqliteSource(place.address, copy_first=way.copy_first, hold_writes=way.hold_writes)
     if place.kind == "libsql":
-        from dbscale.drivers.libsql import open_source as open_libsql
+        from dbscale.drivers.libsql_ways import open_source as open_libsql
 
-        database = config.database(reference)
-        return open_libsql(place, database, copy_first=copy_first, hold_writes=hold_writes, frozen=frozen)
+        return open_libsql(place, config.database(reference), way)
     raise ConfigError(
         f"{place.title} is PostgreSQL: the source is a SQLite or libSQL database",
         where=reference,

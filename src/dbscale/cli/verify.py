@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,7 +18,8 @@ from dbscale import config as configuration
 from dbscale.cli import output, places
 from dbscale.cli.migrate import SHARD_MAP, SHARD_TARGET, Spreading, make_options, reading, selection
 from dbscale.drivers import postgres
-from dbscale.drivers.source import Source
+from dbscale.drivers.source import Source, Way
+from dbscale.errors import Finding
 from dbscale.migrate import plan as planning
 from dbscale.migrate.plan import Migration
 from dbscale.migrate.row_key import canonical_key
@@ -44,8 +45,7 @@ def verify(
     source: str,
     target: str,
     *,
-    copy_first: bool,
-    frozen: bool,
+    way: Way,
     all_views: bool,
     jobs: int,
     state_schema: str,
@@ -61,30 +61,34 @@ def verify(
     column, with both values. Give the options that the migration was given.
     """
     settings = configuration.load(config)
-    opened = places.open_source(settings, source, copy_first=copy_first, frozen=frozen)
-    destination = places.open_target(settings, target)
-    spreading = Spreading.read(settings, destination, shard_map, shard_target)
-    options = make_options(settings, chosen, spreading, jobs=jobs, state_schema=state_schema)
-    migration = planning.make(
-        opened,
-        destination.url,
-        options,
-        source_reference=source,
-        target_reference=target,
-        ignore_rows=True,
-        say=(lambda _: None) if as_json else output.say,
-    )
-    migration = spreading.spread(migration, opened, ignore_rows=True)
-    report = check(migration, opened, spreading.urls, run=None, quiet=as_json, all_views=all_views)
-    return _answer(report, json=as_json)
+    with places.opened(settings, source, way) as opened:
+        destination = places.open_target(settings, target)
+        spreading = Spreading.read(settings, destination, shard_map, shard_target)
+        options = make_options(settings, chosen, spreading, jobs=jobs, state_schema=state_schema)
+        migration = planning.make(
+            opened,
+            destination.url,
+            options,
+            source_reference=source,
+            target_reference=target,
+            ignore_rows=True,
+            say=(lambda _: None) if as_json else output.say,
+        )
+        migration = spreading.spread(migration, opened, ignore_rows=True)
+        report = check(migration, opened, spreading.urls, run=None, quiet=as_json, all_views=all_views)
+        left = opened.close()
+    return _answer(report, left, json=as_json)
 
 
-def _answer(report: Report, *, json: bool) -> int:
+def _answer(report: Report, left: Sequence[Finding], *, json: bool) -> int:
+    """`left`: what was made for the reading and is still there. It makes no difference, but the status is 1."""
     if json:
-        output.answer_json(as_json(report))
+        document = as_json(report)
+        output.answer_json({**document, "findings": document["findings"] + output.findings_json(left)})
     else:
+        output.show_findings(left)
         show(report)
-    return 0 if report.same else 1
+    return 0 if report.same and not left else 1
 
 
 def check(

@@ -10,10 +10,15 @@ from typing import Protocol
 PING_SECONDS = 4.0
 """A stream is used at least so often: after ten idle seconds the server drops it."""
 
+_GRACE_SECONDS = 2.0
+
 
 class Idle(Protocol):
     def keep_alive(self) -> None:
         """Use the stream, if nobody did for `PING_SECONDS`."""
+
+    def interrupt(self) -> None:
+        """Give up what the stream waits for."""
 
 
 @contextmanager
@@ -32,4 +37,8 @@ def kept_alive(streams: Sequence[Idle]) -> Iterator[None]:
         yield
     finally:
         done.set()
-        thread.join()
+        thread.join(_GRACE_SECONDS)
+        if thread.is_alive():  # a server that stalls
+            for stream in streams:
+                stream.interrupt()
+            thread.join()

@@ -171,6 +171,7 @@ class HttpStream:
         self._connection: http.client.HTTPConnection | None = None
         self._baton: str | None = None
         self._received = 0
+        self._aborted = False
 
     def begin(self, sql: str) -> tuple[Answer, Answer]:
         begun, first, state = self._pipeline(_execute("BEGIN"), _execute(sql), {"type": "get_autocommit"})
@@ -212,6 +213,7 @@ class HttpStream:
         return Answer(rows=_cursor_rows(spool), within=within)
 
     def abort(self) -> None:
+        self._aborted = True
         connection = self._connection
         if connection is not None and connection.sock is not None:
             with suppress(OSError):
@@ -263,6 +265,8 @@ class HttpStream:
         so the server cannot do a request twice."""
         body = json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
         for again in (True, False):
+            if self._aborted:
+                raise StreamLost(f"{self._endpoint.title}: given up")
             reused = self._connection is not None
             try:
                 response = self._send(path, body)

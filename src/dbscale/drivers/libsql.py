@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cached_property
 
-from dbscale.config import Database, Location
 from dbscale.drivers.alive import PING_SECONDS, kept_alive
 from dbscale.drivers.guard import guarded, is_explain, is_select, pragma_table
 from dbscale.drivers.hrana import Answer, Endpoint, HttpStream, Refused, Stream, StreamLost, parse, too_large
-from dbscale.drivers.source import Source, Value
-from dbscale.drivers.turso import Admin, admin_of, writes_blocked
+from dbscale.drivers.source import Value
+from dbscale.drivers.turso import Admin, writes_blocked
 from dbscale.drivers.wal_log import log_id
 from dbscale.errors import DbscaleError, Finding, SourceError, Unreachable
 
@@ -43,28 +42,6 @@ class SnapshotLost(SourceError):
     """The server gave up the snapshot, and the data may have changed since: reading cannot go on from where it was."""
 
     section = "snapshot-lost"
-
-
-def open_source(
-    location: Location,
-    database: Database,
-    *,
-    copy_first: bool = False,
-    hold_writes: bool = False,
-    frozen: bool = False,
-) -> Source:
-    """The source at a location of kind `libsql`; nothing is asked of the server yet.
-
-    `copy_first`: read a copy, made page for page. `hold_writes`: have the server refuse writes while it is read;
-    ConfigError where nothing names who may (see `turso.admin_of`). `frozen`: nobody writes, at the user's word.
-    """
-    endpoint = parse(location.address, location.token)
-    admin = admin_of(endpoint.host, database) if hold_writes else None
-    if copy_first:
-        from dbscale.drivers.libsql_copy import CopiedSource
-
-        return CopiedSource(endpoint, admin=admin, frozen=frozen or database.frozen)
-    return LibsqlSource(location.address, location.token, frozen=frozen or database.frozen, admin=admin)
 
 
 class LibsqlSource:
@@ -154,6 +131,12 @@ class LibsqlSource:
         self._stopped.set()
         for reader in tuple(self._readers):
             reader.interrupt()
+        if self._probe:
+            self._probe.interrupt()
+
+    def close(self) -> Sequence[Finding]:
+        """Nothing is left: streams end with their snapshot."""
+        return ()
 
     def _state_now(self) -> str:
         with closing(self._stream()) as stream:
@@ -198,7 +181,7 @@ class LibsqlSource:
             self._note(
                 "libsql-short-transactions",
                 "Turso Cloud ends a transaction after about five seconds: while others write, a copy may not get done",
-                "--copy-first reads an export; or --frozen with a branch's URL, or --hold-writes",
+                "--copy-first reads an export; or --branch, or --hold-writes",
             )
 
     def _note(self, code: str, says: str, try_: str) -> None:
@@ -232,6 +215,10 @@ class _Probe:
     def keep_alive(self) -> None:
         """Use the stream, which the server drops when it is idle."""
         self.changed()
+
+    def interrupt(self) -> None:
+        """Give up the question at work, from any thread."""
+        self._stream.abort()
 
     def _read(self) -> Value:
         with suppress(StreamLost, DbscaleError):

@@ -18,7 +18,7 @@ from dbscale.drivers import sqlite_file, wal_log
 from dbscale.drivers.hrana import Endpoint
 from dbscale.drivers.sqlite import SqliteReader, SqliteSource
 from dbscale.drivers.turso import Admin, export, writes_blocked
-from dbscale.errors import SourceError
+from dbscale.errors import Finding, SourceError
 
 PATIENCE_SECONDS = 20.0
 _SCHEMA_COOKIE, _PAGES = slice(40, 44), slice(28, 32)
@@ -80,6 +80,12 @@ class CopiedSource(SqliteSource):
             return False
         return not self._state.startswith(f"{wal_log.state(self.endpoint)}.")
 
+    def close(self) -> Sequence[Finding]:
+        """Remove the copy."""
+        self._state = ""
+        shutil.rmtree(self._directory, ignore_errors=True)
+        return ()
+
     def _copied(self) -> str:
         """Make the copy; the token of its state."""
         if self.endpoint.websocket:
@@ -89,7 +95,7 @@ class CopiedSource(SqliteSource):
                 try_="give the server's http:// URL, or leave --copy-first away",
                 see="docs/errors.md#source-not-copied",
             )
-        self._directory.mkdir(mode=0o700)
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
         if self.endpoint.turso_cloud:
             export(self.endpoint.host, self.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from dbscale.errors import Finding, SourceError
@@ -13,6 +14,23 @@ Value = None | int | float | str | bytes
 
 class TooLarge(SourceError):
     """The source makes no value this large (a libSQL server: 5 MB): ask for fewer rows, or for less of a value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a source is to be read."""
+
+    copy_first: bool = False
+    """Copy it to a temporary file, and read that."""
+    branch: bool = False
+    """Turso Cloud: make a branch, read that, and destroy it at the end."""
+    frozen: bool = False
+    """A libSQL server: nobody writes to it, at the user's word."""
+    hold_writes: bool = False
+    """Keep writers out while it is read."""
+
+
+AS_IT_IS = Way()
 
 
 def unknown_collation(name: str, title: str) -> Finding:
@@ -69,6 +87,9 @@ class Source(Protocol):
 
     def interrupt(self) -> None:
         """Stop every read, from any thread: each raises SourceError soon."""
+
+    def close(self) -> Sequence[Finding]:
+        """Give back what was made for the reading; findings for what could not be. Nothing is left for a second one."""
 
     @property
     def notes(self) -> tuple[Finding, ...]:

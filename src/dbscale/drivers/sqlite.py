@@ -178,6 +178,10 @@ class SqliteSource:
             with suppress(apsw.Error):
                 connection.interrupt()
 
+    def close(self) -> Sequence[Finding]:
+        """Nothing is left: a temporary copy goes with its snapshot."""
+        return ()
+
     @contextmanager
     def snapshot(self, readers: int = 1) -> Iterator[Sequence[SqliteReader]]:
         """`readers` connections that all see the same committed state, each for a thread of its own."""

@@ -14,7 +14,7 @@ import re
 import shutil
 import ssl
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ _SECONDS = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admin:
-    """Who can block a database's writes."""
+    """Who can block a database's writes, or make a branch of it."""
 
     url: str = PLATFORM
     """The address of sqld's admin API (`--admin-listen-addr`), or of the platform API."""
@@ -42,8 +42,14 @@ class Admin:
     token: str = field(default="", repr=False)
 
 
-def admin_of(host: str, database: Database | None = None, environment: Mapping[str, str] = os.environ) -> Admin:
-    """Who can block the writes of the database at `host`; ConfigError where nothing says it.
+def admin_of(
+    host: str,
+    database: Database | None = None,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    wanted_to: str = "have it refuse writes",
+) -> Admin:
+    """Who can block the writes of the database at `host`, or branch it; ConfigError where nothing says it.
 
     Its entry in dbscale.toml has `admin_url` and `admin_token` (self-hosted), or `organization` and `admin_token`
     (Turso Cloud). What is not there comes from the environment: `SQLD_ADMIN_URL` and `SQLD_ADMIN_KEY`, or
@@ -59,9 +65,9 @@ def admin_of(host: str, database: Database | None = None, environment: Mapping[s
         if not value:
             keys = "organization and admin_token" if cloud else "admin_url"
             raise ConfigError(
-                f"to have {host} refuse writes, {' and '.join(wanted)} must be set, or {keys} in dbscale.toml",
-                where=name,
-                try_=f"export {name}=…; or read a branch or a copy, without --hold-writes",
+                f"to {wanted_to}, {' and '.join(wanted)} must be set, or {keys} in dbscale.toml",
+                where=f"{host}: {name}",
+                try_=f"export {name}=…; or --copy-first, which needs none of them",
             )
     if cloud:
         return Admin(organization=where, database=host, token=token)
@@ -77,7 +83,7 @@ def writes_blocked(admin: Admin) -> Iterator[Finding | None]:
     says it; but for a block that a dbscale left that was killed on this machine: it ends here.
     """
     path = _path(admin)
-    before = _ask(admin, "GET", path)
+    before = ask(admin, "GET", path)
     if before.get("block_writes"):
         if not _of_the_dead(before.get("block_reason") or ""):
             yield _still_blocked(admin, path, before)
@@ -99,7 +105,7 @@ def writes_blocked(admin: Admin) -> Iterator[Finding | None]:
 def left_blocked(admin: Admin) -> Finding | None:
     """A finding where the server refuses writes, be it that a killed dbscale left it so; else None."""
     path = _path(admin)
-    found = _ask(admin, "GET", path)
+    found = ask(admin, "GET", path)
     return _still_blocked(admin, path, found) if found.get("block_writes") else None
 
 
@@ -117,10 +123,15 @@ def _still_blocked(admin: Admin, path: str, found: dict[str, Any]) -> Finding:
 def _of_the_dead(reason: str) -> bool:
     """Whether a block is of a dbscale on this machine that is no more."""
     made = re.fullmatch(re.escape(f"{REASON} ({platform.node()}, process ") + r"(\d+)\)", reason)
-    if made is None or os.name != "posix":
+    return made is not None and is_dead(int(made[1]))
+
+
+def is_dead(process: int) -> bool:
+    """Whether no process of this machine has this number; False where that cannot be told."""
+    if os.name != "posix":
         return False
     try:
-        os.kill(int(made[1]), 0)
+        os.kill(process, 0)
     except ProcessLookupError:
         return True
     except OSError:
@@ -158,7 +169,7 @@ def export(host: str, path: Path) -> None:
         raise Missing(
             "a copy of a database at Turso Cloud is made by the program turso, which is not on the PATH",
             where=host,
-            try_="install it and log in (turso auth login); or give --frozen with a branch, or leave --copy-first away",
+            try_="install it and log in (turso auth login); or --branch, or leave --copy-first away",
         )
     listing = _turso(program, host, "db", "list")
     name = next((line.split()[0] for line in listing.splitlines() if line.rstrip().endswith(f"//{host}")), "")
@@ -188,16 +199,40 @@ def _blocked(admin: Admin, before: dict[str, Any]) -> dict[str, Any]:
 
 
 def _set(admin: Admin, path: str, settings: dict[str, Any]) -> None:
-    _ask(admin, "PATCH" if admin.organization else "POST", path, settings)
+    ask(admin, "PATCH" if admin.organization else "POST", path, settings)
 
 
 def _path(admin: Admin) -> str:
     if not admin.organization:
         return f"/v1/namespaces/{quote(admin.database, safe='')}/config"
-    databases = f"/v1/organizations/{quote(admin.organization, safe='')}/databases"
-    for entry in _ask(admin, "GET", databases).get("databases", []):
+    return databases_path(admin, entry_of(admin, databases(admin))["Name"], "configuration")
+
+
+def databases_path(admin: Admin, *parts: str) -> str:
+    """The platform API's path to an organization's databases, or to something of one of them."""
+    return "/".join(
+        ("/v1/organizations", quote(admin.organization, safe=""), "databases", *(quote(p, "") for p in parts))
+    )
+
+
+def databases(admin: Admin) -> list[dict[str, Any]]:
+    """The organization's databases as the platform API lists them (`Name`, `Hostname`, `group` and more)."""
+    found: list[dict[str, Any]] = []
+    path = databases_path(admin)
+    cursor = ""
+    while True:
+        answer = ask(admin, "GET", f"{path}?cursor={quote(cursor, safe='')}" if cursor else path)
+        found += answer.get("databases", [])
+        cursor = (answer.get("pagination") or {}).get("next") or ""
+        if not cursor:
+            return found
+
+
+def entry_of(admin: Admin, listed: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The entry of `admin.database`, of which the name or the host is given; ConfigError where there is none."""
+    for entry in listed:
         if admin.database in (entry.get("Name"), entry.get("Hostname")):
-            return f"{databases}/{quote(entry['Name'], safe='')}/configuration"
+            return entry
     raise ConfigError(
         f"the organization {admin.organization!r} has no database {admin.database!r}",
         where=admin.url,
@@ -205,17 +240,22 @@ def _path(admin: Admin) -> str:
     )
 
 
-def _ask(admin: Admin, method: str, path: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The JSON that the API answers with."""
+def ask(
+    admin: Admin, method: str, path: str, content: dict[str, Any] | None = None, *, seconds: float = _SECONDS
+) -> dict[str, Any]:
+    """The JSON that the API answers with, within `seconds`; nothing where there is no such thing to delete.
+
+    Unreachable where it does not answer, Missing where the token does not do, ConfigError for what it refuses.
+    """
     place = urlsplit(admin.url)
     headers = {"Content-Type": "application/json"}
     if admin.token:
         headers["Authorization"] = f"Bearer {admin.token}" if admin.organization else f"basic {admin.token}"
     try:
         connection = (
-            http.client.HTTPSConnection(place.netloc, timeout=_SECONDS, context=ssl.create_default_context())
+            http.client.HTTPSConnection(place.netloc, timeout=seconds, context=ssl.create_default_context())
             if place.scheme == "https"
-            else http.client.HTTPConnection(place.netloc, timeout=_SECONDS)
+            else http.client.HTTPConnection(place.netloc, timeout=seconds)
         )
         try:
             body = None if content is None else json.dumps(content)
@@ -227,13 +267,17 @@ def _ask(admin: Admin, method: str, path: str, content: dict[str, Any] | None = 
         answer = json.loads(text) if text.strip() and status == http.HTTPStatus.OK else {}
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise Unreachable(f"the API does not answer: {error}", where=redact(admin.url)) from error
+    if method == "DELETE" and status == http.HTTPStatus.NOT_FOUND:
+        return {}
+    says = " ".join(text.decode("utf-8", "replace").split())[:200]
     if status in (401, 403):
         raise Missing(
-            f"the API does not accept the token (HTTP {status})",
+            f"the API does not accept the token (HTTP {status}: {says})",
             where=redact(admin.url),
             try_="turso auth api-tokens mint dbscale" if admin.organization else "the key of sqld's --admin-auth-key",
         )
+    if status == http.HTTPStatus.TOO_MANY_REQUESTS or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise Unreachable(f"the API answers {status} to {method} {path}: {says}", where=redact(admin.url))
     if status != http.HTTPStatus.OK:
-        says = " ".join(text.decode("utf-8", "replace").split())[:200]
         raise ConfigError(f"the API answers {status} to {method} {path}: {says}", where=redact(admin.url))
     return answer if isinstance(answer, dict) else {}

@@ -247,8 +247,12 @@ def _messages(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 def _check(status: str | None, says: str | None) -> None:
-    if status is not None and status.strip() != "0":
-        raise _Status(int(status), unquote((says or "").strip()))
+    if status is None or status.strip() == "0":
+        return
+    reason = unquote((says or "").strip())
+    if "(os error 2)" in reason:  # sqld opens a snapshot that it is just putting together with others
+        raise ConnectionResetError(f"the server rewrites its log: {reason}")
+    raise _Status(int(status), reason)
 
 
 def _explained(status: _Status, endpoint: Endpoint) -> Exception:
