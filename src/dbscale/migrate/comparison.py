@@ -151,3 +151,15 @@ def _real_moment(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def order_term(value: Value) -> str:
+    """`value` as an ordering key that follows SQLite's collation; NULLs are the caller's to place."""
+    if value.kind == "text":
+        if value.mixed:
+            raise Untranslatable("the values are of several storage classes, which SQLite orders one after another")
+        text = by_collation(value, value.collation)
+        return text if value.collation == "NOCASE" else f'{text} COLLATE "C"'
+    if value.kind in NUMBERS | MOMENTS or value.kind in ("bytea", "null"):
+        return value.sql
+    raise Untranslatable(f"SQLite orders {value.kind} as text")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dbscale.migrate import functions, json_values
-from dbscale.migrate.comparison import comparable, compare
+from dbscale.migrate import functions, json_values, windows
+from dbscale.migrate.comparison import comparable, compare, order_term
 from dbscale.migrate.grammar import parse_expression
 from dbscale.migrate.model import Choice, ColumnProfile, SourceColumn
 from dbscale.migrate.patterns import glob, like
@@ -32,11 +32,11 @@ from dbscale.migrate.syntax import (
     Scalar,
     Select,
     Unary,
+    Window,
 )
 from dbscale.migrate.tokens import NotUnderstood
 from dbscale.migrate.values import (
     MOMENTS,
-    NUMBERS,
     Kind,
     Untranslatable,
     Value,
@@ -47,7 +47,6 @@ from dbscale.migrate.values import (
     as_truth,
     ascii_lower,
     bit,
-    by_collation,
     constant_value,
     is_bit,
     kind_of,
@@ -59,6 +58,17 @@ __all__ = ["Scope", "Untranslatable", "Value", "column_value", "condition", "ord
 NULL = constant_value(Constant(None))
 _ROWID = frozenset({"rowid", "_rowid_", "oid"})
 _CLASSES = {"integers": "integer", "reals": "real", "texts": "text", "blobs": "blob"}
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """Something that depends on which row comes first."""
+
+    what: str
+    terms: frozenset[str] | None = None
+    """The SQL of what the rows are ordered by, and of what divides them before; None where nothing could settle it."""
+    groups: bool = False
+    """It orders groups where there are groups; else the rows that go into them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +84,14 @@ class Scope:
     """For indexes, generated columns and CHECKs: the answer may depend on the row alone."""
     aggregates: bool = False
     """Aggregate functions may stand here."""
+    windows: Mapping[str, Window] | None = None
+    """Those of the WINDOW clause, in lower case; None where no window function may stand."""
+    unsettled: list[Unsettled] = field(default_factory=list)
+    """Told of whatever depends on the order of rows."""
     outer: Scope | None = None
     """Of the query around this one."""
-    subquery: Callable[[Select, Scope], tuple[str, list[tuple[str, Value]]]] | None = None
-    """Translates a subquery that may name this scope's columns; None where none may stand."""
+    subquery: Callable[[Select, Scope, bool], tuple[str, list[tuple[str, Value]]]] | None = None
+    """Translates a subquery, or its first row alone, that may name this scope's columns; None where none may stand."""
 
     def column(self, name: Name) -> Value | None:
         """The column that is meant; None when there is none. Untranslatable when it could be several."""
@@ -86,6 +100,8 @@ class Scope:
         if len(name.parts) == 1 and word in self.ambiguous:
             raise Untranslatable(f"{name.parts[-1]} could be a column of several tables")
         if word in known:
+            if known[word].calculated and not self.aggregates:
+                raise Untranslatable(f"{name.parts[-1]} is an aggregate or a window function, which cannot stand here")
             return known[word]
         return self.outer.column(name) if self.outer is not None else None
 
@@ -156,18 +172,6 @@ def fitted(value: Value, type_: str, *, immutable: bool) -> str:
     if kind == "text":
         return as_text(value, immutable=immutable).sql
     raise Untranslatable(f"it gives {value.kind}, and the column is {type_}")
-
-
-def order_term(value: Value) -> str:
-    """`value` as an ordering key that follows SQLite's collation; NULLs are the caller's to place."""
-    if value.kind == "text":
-        if value.mixed:
-            raise Untranslatable("the values are of several storage classes, which SQLite orders one after another")
-        text = by_collation(value, value.collation)
-        return text if value.collation == "NOCASE" else f'{text} COLLATE "C"'
-    if value.kind in NUMBERS | MOMENTS or value.kind in ("bytea", "null"):
-        return value.sql
-    raise Untranslatable(f"SQLite orders {value.kind} as text")
 
 
 def compile_node(node: Node, scope: Scope) -> Value:
@@ -398,23 +402,20 @@ def _in(node: In, scope: Scope) -> Value:
     return Value(sql=sql, kind="truth", atom=False, always=always, repeatable=value.repeatable)
 
 
-def _selected(select: Select, scope: Scope) -> tuple[str, list[tuple[str, Value]]]:
+def _selected(select: Select, scope: Scope, *, first: bool = False) -> tuple[str, list[tuple[str, Value]]]:
     if scope.subquery is None:
         raise Untranslatable("it has a subquery")
-    return scope.subquery(select, scope)
+    return scope.subquery(select, scope, first)
 
 
 def _subquery(node: Exists | Scalar, scope: Scope) -> Value:
-    sql, columns = _selected(node.select, scope)
+    # SQLite takes the first row where there are several; PostgreSQL would raise an error.
+    sql, columns = _selected(node.select, scope, first=isinstance(node, Scalar))
     if isinstance(node, Exists):
         return Value(sql=f"EXISTS ({sql})", kind="truth", repeatable=False)
     if len(columns) != 1:
         raise Untranslatable("a subquery with several columns stands for one value")
-    # SQLite takes the first row where there are several; PostgreSQL would raise an error.
-    if node.select.limit is None:
-        one_row = len(node.select.cores) == 1 and not node.select.cores[0].group and columns[0][1].aggregate
-        sql = sql if one_row else f"{sql} LIMIT 1"
-    return replace(columns[0][1], sql=f"({sql})", atom=True, constant=None, repeatable=False)
+    return replace(columns[0][1], sql=f"({sql})", atom=True, constant=None, repeatable=False, aggregate=False)
 
 
 def _in_subquery(value: Value, select: Select, scope: Scope, *, negated: bool) -> Value:
@@ -450,9 +451,30 @@ def _case(node: Case, scope: Scope) -> Value:
 
 
 def _call(node: Call, scope: Scope) -> Value:
-    values = [compile_node(argument, scope) for argument in node.arguments]
-    condition_sql = as_truth(compile_node(node.filter, scope)).sql if node.filter is not None else ""
-    return functions.call(node, values, condition_sql, immutable=scope.immutable, aggregates=scope.aggregates)
+    within = replace(scope, windows=None) if node.window is not None else scope
+    values = [compile_node(argument, within) for argument in node.arguments]
+    test = as_truth(compile_node(node.filter, within)).sql if node.filter is not None else ""
+    if node.window is not None:
+        return _windowed(node, values, test, scope, within)
+    order = ""
+    if functions.is_aggregate(node) and node.name in ("group_concat", "string_agg"):
+        terms = [(term, compile_node(term.operand, scope)) for term in node.order]
+        order = ", ".join(windows.ordered(term, value) for term, value in terms)
+        keys = frozenset(value.sql for _, value in terms)
+        if values and values[0].sql not in keys:
+            scope.unsettled.append(Unsettled(f"{node.name}()", keys))
+    return functions.call(node, values, test, immutable=scope.immutable, aggregates=scope.aggregates, order=order)
+
+
+def _windowed(node: Call, values: list[Value], test: str, scope: Scope, within: Scope) -> Value:
+    if scope.windows is None:
+        raise Untranslatable("a window function cannot stand here")
+    window = windows.over(node, scope.windows, lambda each: compile_node(each, within))
+    if not window.settled(node.name, values):
+        scope.unsettled.append(Unsettled(f"{node.name}() OVER its window", window.terms, groups=True))
+    if node.name in windows.FUNCTIONS:
+        return windows.call(node, values, window)
+    return functions.windowed(node, values, test, window)
 
 
 def table_scope(columns: Mapping[str, Value], *, table: str = "", rowid: str = "") -> Scope:

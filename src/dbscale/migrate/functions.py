@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from dbscale.migrate import moments
 from dbscale.migrate.comparison import compare
@@ -24,21 +24,28 @@ from dbscale.migrate.values import (
     constant_value,
     unify,
 )
+from dbscale.migrate.windows import Over
 from dbscale.schema import literal
 
 Arguments = list[Value]
 
 
-def call(node: Call, values: Arguments, condition: str, *, immutable: bool, aggregates: bool) -> Value:
-    """A function's call. `condition` is its FILTER; Untranslatable for functions that are not in the tables."""
+def call(node: Call, values: Arguments, condition: str, *, immutable: bool, aggregates: bool, order: str = "") -> Value:
+    """A function's call. `condition` is its FILTER, `order` what an aggregate is ordered by, where that matters.
+
+    Untranslatable for functions that are not in the tables.
+    """
     name, count = node.name, len(values)
     if is_aggregate(node):
         if not aggregates:
             raise Untranslatable(f"the aggregate {name}() cannot stand here")
-        value = _AGGREGATES[name](node, values, f" FILTER (WHERE {condition})" if condition else "")
+        if order and node.distinct:
+            raise Untranslatable(f"{name}(DISTINCT) with ORDER BY")
+        tail = f" FILTER (WHERE {condition})" if condition else ""
+        value = _AGGREGATES[name](node, values, _Tail(f" ORDER BY {order}" if order else "", tail))
         return replace(value, aggregate=True, repeatable=False)
-    if node.distinct or node.star or condition:
-        raise Untranslatable(f"{name}() with DISTINCT, * or FILTER")
+    if node.distinct or node.star or condition or node.order:
+        raise Untranslatable(f"{name}() with DISTINCT, *, ORDER BY or FILTER")
     if name in moments.FUNCTIONS:
         return moments.call(name, values, immutable=immutable)
     scalar = _SCALARS.get(name)
@@ -54,8 +61,37 @@ def call(node: Call, values: Arguments, condition: str, *, immutable: bool, aggr
 
 
 def is_aggregate(node: Call) -> bool:
-    """True for an aggregate's call: min() and max() of one value, and count() of none, are."""
+    """True for an aggregate's call, as min() and max() of one value are; over a window it is none."""
+    return node.window is None and _aggregates(node)
+
+
+def _aggregates(node: Call) -> bool:
     return node.name in _AGGREGATES and (len(node.arguments) < 2 or node.name in ("group_concat", "string_agg"))
+
+
+def windowed(node: Call, values: Arguments, condition: str, window: Over) -> Value:
+    """An aggregate over a window; Untranslatable for what is no aggregate, and where SQLite knows no such call."""
+    if not _aggregates(node) or node.distinct or node.order:
+        raise Untranslatable(f"{node.name}() over a window, with DISTINCT or ORDER BY")
+    frame = window.frame
+    if node.name in ("group_concat", "string_agg") and frame and frame.start.kind != "UNBOUNDED PRECEDING":
+        raise Untranslatable(f"{node.name}() over a frame that moves on")
+    test = f" FILTER (WHERE {condition})" if condition else ""
+    value = _AGGREGATES[node.name](node, values, _Tail("", f"{test} {window.sql}"))
+    return replace(value, repeatable=all(value.repeatable for value in values))
+
+
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """What follows an aggregate's arguments."""
+
+    within: str
+    """Before the closing bracket: ORDER BY."""
+    after: str
+    """Behind it: FILTER, OVER."""
+
+    def __str__(self) -> str:
+        return self.after
 
 
 # -- text ------------------------------------------------------------------------------------------------------
@@ -346,7 +382,7 @@ def _argument(node: Call, value: str) -> str:
     return f"DISTINCT {value}" if node.distinct else value
 
 
-def _count(node: Call, values: Arguments, tail: str) -> Value:
+def _count(node: Call, values: Arguments, tail: _Tail) -> Value:
     if node.star or not values:
         return Value(sql=f"count(*){tail}", kind="int", repeatable=False)
     if node.distinct and (values[0].kind == "text" and (values[0].collation or "BINARY") != "BINARY"):
@@ -359,7 +395,7 @@ def _summand(value: Value) -> Value:
     return replace(number, sql="NULL::bigint", kind="int") if number.kind == "null" else number
 
 
-def _sum(node: Call, values: Arguments, tail: str) -> Value:
+def _sum(node: Call, values: Arguments, tail: _Tail) -> Value:
     number = _summand(values[0])
     sql = f"sum({_argument(node, number.sql)}){tail}"
     if number.kind == "int":
@@ -367,20 +403,20 @@ def _sum(node: Call, values: Arguments, tail: str) -> Value:
     return Value(sql=sql, kind=number.kind, real=number.real, repeatable=False)
 
 
-def _total(node: Call, values: Arguments, tail: str) -> Value:
+def _total(node: Call, values: Arguments, tail: _Tail) -> Value:
     number = _summand(values[0])
     sql = f"COALESCE((sum({_argument(node, number.sql)}){tail})::float8, 0)"
     return Value(sql=sql, kind="float", real=True, repeatable=False)
 
 
-def _avg(node: Call, values: Arguments, tail: str) -> Value:
+def _avg(node: Call, values: Arguments, tail: _Tail) -> Value:
     number = _summand(values[0])
     sql = f"(avg({_argument(node, number.sql)}){tail})::float8"
     return Value(sql=sql, kind="float", real=True, repeatable=False)
 
 
-def _aggregate_extreme(name: str) -> Callable[[Call, Arguments, str], Value]:
-    def translate(node: Call, values: Arguments, tail: str) -> Value:
+def _aggregate_extreme(name: str) -> Callable[[Call, Arguments, _Tail], Value]:
+    def translate(node: Call, values: Arguments, tail: _Tail) -> Value:
         value = values[0]
         if value.mixed or value.kind in ("uuid", "json", "jsonb", "dynamic", "bytea", "other"):
             raise Untranslatable(f"{name}() of {value.kind}")
@@ -398,15 +434,17 @@ def _aggregate_extreme(name: str) -> Callable[[Call, Arguments, str], Value]:
     return translate
 
 
-def _group_concat(node: Call, values: Arguments, tail: str) -> Value:
+def _group_concat(node: Call, values: Arguments, tail: _Tail) -> Value:
     if node.distinct and len(values) > 1:
         raise Untranslatable("group_concat(DISTINCT) with a separator")
     text = as_text(values[0], immutable=False).sql
     separator = as_text(values[1], immutable=False).sql if len(values) == 2 else "','"
-    return Value(sql=f"string_agg({_argument(node, text)}, {separator}){tail}", kind="text", repeatable=False)
+    return Value(
+        sql=f"string_agg({_argument(node, text)}, {separator}{tail.within}){tail}", kind="text", repeatable=False
+    )
 
 
-_AGGREGATES: dict[str, Callable[[Call, Arguments, str], Value]] = {
+_AGGREGATES: dict[str, Callable[[Call, Arguments, _Tail], Value]] = {
     "avg": _avg,
     "count": _count,
     "group_concat": _group_concat,

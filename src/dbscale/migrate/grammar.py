@@ -10,32 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal as OneOf
 from typing import TypeVar
 
+from dbscale.migrate.expressions import Expressions
 from dbscale.migrate.syntax import (
-    Between,
     Binary,
-    Call,
-    Case,
-    Cast,
-    Collate,
-    Constant,
     Core,
-    Exists,
-    In,
-    Match,
     Name,
     Node,
-    OrderTerm,
     Output,
-    Scalar,
     Select,
     Source,
-    Unary,
+    Window,
     children,
 )
-from dbscale.migrate.tokens import RESERVED, NotUnderstood, Words, constant, signed
+from dbscale.migrate.tokens import RESERVED, NotUnderstood
 
 T = TypeVar("T")
 
@@ -67,217 +56,7 @@ def _whole(sql: str, read: Callable[[_Parser], T]) -> T:
     return result
 
 
-# From the loosest to the tightest; NOT stands between AND and the comparisons.
-_LEVELS: tuple[tuple[str, ...], ...] = (
-    ("<", "<=", ">", ">="),
-    ("&", "|", "<<", ">>"),
-    ("+", "-"),
-    ("*", "/", "%"),
-    ("||", "->", "->>"),
-)
-
-
-class _Parser(Words):
-    # -- expressions -------------------------------------------------------------------------------------------
-
-    def expression(self) -> Node:
-        left = self.conjunction()
-        while self.accept("OR"):
-            left = Binary("OR", left, self.conjunction())
-        return left
-
-    def conjunction(self) -> Node:
-        left = self.negation()
-        while self.accept("AND"):
-            left = Binary("AND", left, self.negation())
-        return left
-
-    def negation(self) -> Node:
-        if self.word() == "NOT" and self.word(1) != "EXISTS":
-            self.place += 1
-            return Unary("NOT", self.negation())
-        if self.accept("NOT"):
-            return Unary("NOT", self.negation())
-        return self.equality()
-
-    def equality(self) -> Node:
-        left = self.binary(0)
-        while (further := self.compared(left)) is not None:
-            left = further
-        return left
-
-    def compared(self, left: Node) -> Node | None:
-        """`left` with one more operator of the level of `=`; None when none follows."""
-        if self.token.kind == "operator" and self.token.text in ("=", "==", "<>", "!="):
-            operator = "=" if self.token.text in ("=", "==") else "<>"
-            self.place += 1
-            return Binary(operator, left, self.binary(0))
-        if self.accept("ISNULL"):
-            return Binary("IS", left, Constant(None))
-        if self.accept("NOTNULL") or self.accept("NOT", "NULL"):
-            return Binary("IS NOT", left, Constant(None))
-        if self.accept("IS"):
-            return self.identical(left)
-        negated = self.word() == "NOT" and self.word(1) in ("LIKE", "GLOB", "REGEXP", "MATCH", "BETWEEN", "IN")
-        self.place += negated
-        word = self.word()
-        if word in ("LIKE", "GLOB", "REGEXP", "MATCH"):
-            self.place += 1
-            pattern = self.binary(0)
-            escape = self.binary(0) if self.accept("ESCAPE") else None
-            return Match(word, left, pattern, escape, negated)
-        if self.accept("BETWEEN"):
-            low = self.binary(0)
-            self.expect("AND")
-            return Between(left, low, self.binary(0), negated)
-        if self.accept("IN"):
-            return self.member(left, negated=negated)
-        return None
-
-    def identical(self, left: Node) -> Node:
-        negated = self.accept("NOT")
-        if self.accept("DISTINCT", "FROM"):
-            negated = not negated
-        return Binary("IS NOT" if negated else "IS", left, self.binary(0))
-
-    def member(self, left: Node, *, negated: bool) -> Node:
-        if not self.accept_operator("("):
-            table = self.identifier()
-            everything = Core((Output(None, star=True),), (Source(table),))
-            return In(left, Select((everything,)), negated)
-        if self.word() in ("SELECT", "WITH", "VALUES"):
-            select = self.select()
-            self.expect_operator(")")
-            return In(left, select, negated)
-        if self.accept_operator(")"):
-            return In(left, (), negated)
-        return In(left, self.listed(), negated)
-
-    def listed(self) -> tuple[Node, ...]:
-        """Expressions up to the closing bracket, and past it."""
-        items = [self.expression()]
-        while self.accept_operator(","):
-            items.append(self.expression())
-        self.expect_operator(")")
-        return tuple(items)
-
-    def binary(self, level: int) -> Node:
-        if level == len(_LEVELS):
-            return self.collated()
-        left = self.binary(level + 1)
-        while self.token.kind == "operator" and self.token.text in _LEVELS[level]:
-            operator = self.token.text
-            self.place += 1
-            left = Binary(operator, left, self.binary(level + 1))
-        return left
-
-    def collated(self) -> Node:
-        left = self.unary()
-        while self.accept("COLLATE"):
-            left = Collate(left, self.identifier().upper())
-        return left
-
-    def unary(self) -> Node:
-        if self.token.kind == "operator" and self.token.text in "-+~":
-            operator = self.token.text
-            self.place += 1
-            return signed(operator, self.unary())
-        return self.primary()
-
-    def primary(self) -> Node:
-        token = self.token
-        if token.kind in ("number", "text", "blob"):
-            self.place += 1
-            return constant(token)
-        if self.accept_operator("("):
-            return self.bracketed()
-        word = self.word()
-        if word == "NULL":
-            self.place += 1
-            return Constant(None)
-        if word == "CASE":
-            return self.case()
-        if word == "CAST" and self.tokens[self.place + 1].text == "(":
-            return self.cast()
-        if self.accept("EXISTS"):
-            self.expect_operator("(")
-            select = self.select()
-            self.expect_operator(")")
-            return Exists(select)
-        if word in ("CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME"):
-            self.place += 1
-            return Call(word.lower())
-        if token.kind == "word" and self.tokens[self.place + 1].text == "(" and word not in RESERVED - {"LIKE", "GLOB"}:
-            return self.call()
-        return self.name()
-
-    def bracketed(self) -> Node:
-        if self.word() in ("SELECT", "WITH", "VALUES"):
-            select = self.select()
-            self.expect_operator(")")
-            return Scalar(select)
-        items = self.listed()
-        if len(items) > 1:
-            raise NotUnderstood("row values are not read")
-        return items[0]
-
-    def name(self) -> Node:
-        token = self.token
-        parts = [self.identifier()]
-        while self.accept_operator("."):
-            parts.append(self.identifier())
-        if token.kind == "text" and len(parts) == 1:
-            raise NotUnderstood("unexpected text")
-        return Name(tuple(parts[-2:]), maybe_text=token.kind == "double" and len(parts) == 1)
-
-    def case(self) -> Node:
-        self.expect("CASE")
-        operand = None if self.word() == "WHEN" else self.expression()
-        branches = []
-        while self.accept("WHEN"):
-            condition = self.expression()
-            self.expect("THEN")
-            branches.append((condition, self.expression()))
-        otherwise = self.expression() if self.accept("ELSE") else None
-        self.expect("END")
-        return Case(operand, tuple(branches), otherwise)
-
-    def cast(self) -> Node:
-        self.place += 2
-        operand = self.expression()
-        self.expect("AS")
-        start = self.token.start
-        depth = 0
-        while self.token.kind != "end" and (depth or self.token.text != ")"):
-            depth += {"(": 1, ")": -1}.get(self.token.text, 0)
-            self.place += 1
-        end = self.token.start
-        self.expect_operator(")")
-        return Cast(operand, self.sql[start:end].strip())
-
-    def call(self) -> Node:
-        name = self.token.text.lower()
-        self.place += 2
-        star = distinct = False
-        arguments: tuple[Node, ...] = ()
-        if self.accept_operator("*"):
-            star = True
-            self.expect_operator(")")
-        elif not self.accept_operator(")"):
-            distinct = self.accept("DISTINCT")
-            arguments = self.listed()
-        condition = None
-        if self.word() == "FILTER" and self.tokens[self.place + 1].text == "(":
-            self.place += 2
-            self.expect("WHERE")
-            condition = self.expression()
-            self.expect_operator(")")
-        if self.word() == "OVER":
-            raise NotUnderstood("window functions are not read")
-        return Call(name, arguments, distinct, star, condition)
-
-    # -- SELECT ------------------------------------------------------------------------------------------------
-
+class _Parser(Expressions):
     def view(self) -> tuple[tuple[str, ...], Select]:
         self.expect("CREATE")
         if not self.accept("TEMP"):
@@ -293,12 +72,17 @@ class _Parser(Words):
 
     def select(self) -> Select:
         named = self.with_clause() if self.accept("WITH") else ()
-        cores, operators = [self.core()], []
+        cores = list(self.cores())
+        operators = ["UNION ALL"] * (len(cores) - 1)
         while self.word() in ("UNION", "INTERSECT", "EXCEPT"):
             operator = self.word()
             self.place += 1
             operators.append(operator + (" ALL" if operator == "UNION" and self.accept("ALL") else ""))
-            cores.append(self.core())
+            further = self.cores()
+            if len(further) > 1 and operators[-1] != "UNION ALL":
+                raise NotUnderstood(f"{operators[-1]} with several rows of VALUES is not read")
+            operators += ["UNION ALL"] * (len(further) - 1)
+            cores += further
         order = self.ordering() if self.accept("ORDER", "BY") else ()
         limit = offset = None
         if self.accept("LIMIT"):
@@ -310,8 +94,7 @@ class _Parser(Words):
         return Select(tuple(cores), tuple(operators), order, limit, offset, named)
 
     def with_clause(self) -> tuple[tuple[str, tuple[str, ...], Select], ...]:
-        if self.accept("RECURSIVE"):
-            raise NotUnderstood("WITH RECURSIVE is not read")
+        self.accept("RECURSIVE")
         named = []
         while True:
             name = self.identifier()
@@ -325,23 +108,19 @@ class _Parser(Words):
             if not self.accept_operator(","):
                 return tuple(named)
 
-    def ordering(self) -> tuple[OrderTerm, ...]:
-        terms = []
+    def cores(self) -> tuple[Core, ...]:
+        """One SELECT, or the rows of VALUES as one SELECT each."""
+        if not self.accept("VALUES"):
+            return (self.core(),)
+        rows = []
         while True:
-            operand = self.expression()
-            descending = self.accept("DESC") or (self.accept("ASC") and False)
-            nulls: OneOf["", "FIRST", "LAST"] = ""
-            if self.accept("NULLS", "FIRST"):
-                nulls = "FIRST"
-            elif self.accept("NULLS", "LAST"):
-                nulls = "LAST"
-            terms.append(OrderTerm(operand, descending, nulls))
+            self.expect_operator("(")
+            items = self.listed()
+            rows.append(Core(tuple(Output(item, f"column{place}") for place, item in enumerate(items, 1))))
             if not self.accept_operator(","):
-                return tuple(terms)
+                return tuple(rows)
 
     def core(self) -> Core:
-        if self.accept("VALUES"):
-            raise NotUnderstood("VALUES is not read")
         self.expect("SELECT")
         distinct = self.accept("DISTINCT") or (self.accept("ALL") and False)
         outputs = [self.output()]
@@ -356,9 +135,19 @@ class _Parser(Words):
                 terms.append(self.expression())
             group = tuple(terms)
         having = self.expression() if self.accept("HAVING") else None
-        if self.word() == "WINDOW":
-            raise NotUnderstood("window functions are not read")
-        return Core(tuple(outputs), sources, where, group, having, distinct)
+        return Core(tuple(outputs), sources, where, group, having, distinct, self.windows())
+
+    def windows(self) -> tuple[tuple[str, Window], ...]:
+        """The WINDOW clause; empty where there is none."""
+        named: list[tuple[str, Window]] = []
+        if not self.accept("WINDOW"):
+            return ()
+        while True:
+            name = self.identifier()
+            self.expect("AS")
+            named.append((name, self.window()))
+            if not self.accept_operator(","):
+                return tuple(named)
 
     def output(self) -> Output:
         if self.accept_operator("*"):
@@ -403,7 +192,7 @@ class _Parser(Words):
 
     def source(self, join: str) -> tuple[Source, ...]:
         """What stands on the right of a join (of none: the first of FROM); several where brackets hold a join."""
-        name, select = "", None
+        name, select, qualified = "", None, False
         if self.accept_operator("("):
             if self.word() not in ("SELECT", "WITH", "VALUES"):
                 return self.join_in_brackets(join)
@@ -411,8 +200,10 @@ class _Parser(Words):
             self.expect_operator(")")
         else:
             name = self.identifier()
-            if self.accept_operator("."):
-                name = self.identifier()
+            qualified = self.accept_operator(".")
+            if qualified and name.lower() != "main":
+                raise NotUnderstood(f"it reads another database, {name}")
+            name = self.identifier() if qualified else name
             if self.token.text == "(":
                 raise NotUnderstood(f"the table function {name} is not read")
         alias = self.alias()
@@ -424,7 +215,7 @@ class _Parser(Words):
             on = self.expression()
         elif join and self.accept("USING"):
             using = self.names_in_brackets()
-        return (Source(name, select, alias, join, on, using),)
+        return (Source(name, select, alias, join, on, using, qualified),)
 
     def join_in_brackets(self, join: str) -> tuple[Source, ...]:
         """A join in brackets, without them: they change nothing on the left, nor among inner joins.

@@ -12,9 +12,10 @@ from dbscale.errors import Finding
 from dbscale.migrate.draft import Draft
 from dbscale.migrate.grammar import parse_view
 from dbscale.migrate.model import SourceObject, SourceSchema
+from dbscale.migrate.relations import Relation
 from dbscale.migrate.tokens import NotUnderstood
 from dbscale.migrate.values import Untranslatable, Value, ascii_lower, kind_of
-from dbscale.migrate.views import Relation, compile_view
+from dbscale.migrate.views import compile_view
 from dbscale.plan import ROWS_LEFT_BEHIND, Conversion, LoadColumn
 
 _CONVERSIONS = {
@@ -40,6 +41,8 @@ class ViewColumns:
     source: str
     target: str
     columns: tuple[LoadColumn, ...]
+    unsettled: tuple[str, ...] = ()
+    """What in it depends on which of several rows comes first, and leaves that open."""
 
 
 @dataclass(slots=True)
@@ -53,6 +56,10 @@ class _Views:
     """In the order in which they can be created."""
     failed: dict[str, str]
     columns: list[ViewColumns]
+    unsettled: dict[str, tuple[str, ...]]
+    """By the target's quoted name."""
+    keys: dict[str, tuple[frozenset[int], ...]]
+    """The places of columns that no two rows of a view share."""
 
     def relation(self, name: str) -> Relation:
         low = ascii_lower(name)
@@ -69,7 +76,8 @@ class _Views:
             raise Untranslatable(f"it reads {name}, which is left out")
         made, columns = self.made[low]
         found = tuple((column, given, value) for (column, value), given in zip(columns, made.columns, strict=True))
-        return Relation(sql=pg.quote(self.draft.schema_name, made.name), columns=found)
+        keys = tuple(frozenset(made.columns[place] for place in key) for key in self.keys.get(low, ()))
+        return Relation(sql=pg.quote(self.draft.schema_name, made.name), columns=found, keys=keys)
 
     def table(self, low: str) -> Relation:
         source = self.draft.source.table(low)
@@ -78,7 +86,7 @@ class _Views:
         columns = tuple((name, self.draft.names.column(source.name, name), value) for name, value in values.items())
         key = frozenset(target.primary_key)
         sql = pg.quote(self.draft.schema_name, target.name)
-        return Relation(sql=sql, columns=columns, key=key, rowid=source.rowid_column)
+        return Relation(sql=sql, columns=columns, key=key, keys=_unique(target), rowid=source.rowid_column)
 
     def make(self, view: SourceObject) -> None:
         low = ascii_lower(view.name)
@@ -92,7 +100,8 @@ class _Views:
 
         try:
             names, select = parse_view(view.sql)
-            sql, columns = compile_view(select, relation)
+            query, unsettled = compile_view(select, relation)
+            columns = query.columns
             spelled = view.columns or names or tuple(name for name, _ in columns)
             if len(spelled) != len(columns):
                 raise Untranslatable("its columns are not those that SQLite finds")
@@ -111,12 +120,25 @@ class _Views:
         given = tuple(self.draft.names.column(view.name, name) for name in spelled)
         name = self.draft.names.table(view.name)
         named = [(column, value) for column, (_, value) in zip(spelled, columns, strict=True)]
-        self.made[low] = (pg.View(name=name, sql=sql, columns=given, reads=frozenset(reads)), named)
+        self.keys[low] = query.keys
+        self.made[low] = (pg.View(name=name, sql=query.sql, columns=given, reads=frozenset(reads)), named)
         loads = tuple(
             LoadColumn(source=column, target=target, conversion=_conversion(value))
             for (column, value), target in zip(named, given, strict=True)
         )
-        self.columns.append(ViewColumns(source=view.name, target=name, columns=loads))
+        lent = tuple(each for place in reads for each in self.unsettled.get(place, ()))
+        unsettled = tuple(dict.fromkeys(unsettled + lent))
+        self.unsettled[pg.quote(self.draft.schema_name, name)] = unsettled
+        self.columns.append(ViewColumns(source=view.name, target=name, columns=loads, unsettled=unsettled))
+        if unsettled:
+            self.draft.note(
+                "view-order-open",
+                view.name,
+                f"the view leaves open which row comes first: {'; '.join(unsettled)}. Each database may take another",
+                try_="end the ORDER BY with columns that no two rows share, such as the primary key",
+                level="behaviour",
+                original=view.sql,
+            )
 
 
 def views(
@@ -130,11 +152,22 @@ def views(
         {},
         {},
         [],
+        {},
+        {},
     )
     for view in wanted:
         if ascii_lower(view.name) not in found.made and ascii_lower(view.name) not in found.failed:
             found.make(view)
     return tuple(view for view, _ in found.made.values()), tuple(found.columns)
+
+
+def _unique(table: pg.Table) -> tuple[frozenset[str], ...]:
+    """The columns of keys and unique indexes that hold no NULL."""
+    filled = {column.name for column in table.columns if not column.nullable} | set(table.primary_key)
+    plain = {pg.quote(name): name for name in filled}
+    indexes = [each.terms for each in table.indexes if each.unique and not each.where and set(each.terms) <= set(plain)]
+    found = [frozenset(key.columns) for key in table.keys if filled.issuperset(key.columns)]
+    return (*found, *(frozenset(plain[term] for term in terms) for terms in indexes))
 
 
 def _conversion(value: Value) -> Conversion:

@@ -88,6 +88,37 @@ class OrderTerm:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """One end of a frame: `UNBOUNDED PRECEDING`, `PRECEDING`, `CURRENT ROW`, `FOLLOWING` or `UNBOUNDED FOLLOWING`."""
+
+    kind: str
+    offset: Node | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    unit: str
+    """`ROWS`, `RANGE` or `GROUPS`."""
+    start: Bound
+    end: Bound
+    exclude: str = ""
+    """`NO OTHERS`, `CURRENT ROW`, `GROUP` or `TIES`; empty where nothing is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What stands after OVER, or under a name in a WINDOW clause."""
+
+    base: str = ""
+    """The name of the window it is, or adds to."""
+    alone: bool = False
+    """`OVER name`, without brackets: that window, and nothing more."""
+    partition: tuple[Node, ...] = ()
+    order: tuple[OrderTerm, ...] = ()
+    frame: Frame | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A function's call; its name in lower case. `star` is `count(*)`."""
 
@@ -96,7 +127,10 @@ class Call:
     distinct: bool = False
     star: bool = False
     filter: Node | None = None
-    window: bool = False
+    order: tuple[OrderTerm, ...] = ()
+    """In which an aggregate takes its values: `group_concat(x ORDER BY y)`."""
+    window: Window | None = None
+    """What follows OVER."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +168,8 @@ class Source:
     """Empty for the first, else `INNER`, `LEFT`, `RIGHT`, `FULL` or `CROSS`."""
     on: Node | None = None
     using: tuple[str, ...] = ()
+    qualified: bool = False
+    """Its schema is named, `main.t`, so that it is none of WITH's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +180,8 @@ class Core:
     group: tuple[Node, ...] = ()
     having: Node | None = None
     distinct: bool = False
+    windows: tuple[tuple[str, Window], ...] = ()
+    """Of the WINDOW clause, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +193,7 @@ class Select:
     limit: Node | None = None
     offset: Node | None = None
     named: tuple[tuple[str, tuple[str, ...], Select], ...] = field(default=())
-    """WITH: name, columns, query."""
+    """WITH: name, columns, query. It may name itself, with or without the word RECURSIVE."""
 
 
 Node = (
@@ -180,7 +218,9 @@ def children(node: Node) -> tuple[Node, ...]:
         case Case():
             found = (node.operand, *(part for branch in node.branches for part in branch), node.otherwise)
         case Call():
-            found = (*node.arguments, node.filter)
+            within = node.window or Window()
+            terms = (*node.order, *within.order)
+            found = (*node.arguments, node.filter, *within.partition, *(term.operand for term in terms))
         case _:
             pass
     return tuple(child for child in found if child is not None)

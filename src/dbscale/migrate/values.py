@@ -70,6 +70,8 @@ class Value:
     """What typeof() says of a column's values that are not NULL; empty when it is not known."""
     aggregate: bool = False
     """One value from all rows of a group."""
+    calculated: bool = False
+    """An alias of an aggregate or of a window function, which cannot stand in WHERE or GROUP BY."""
     conversion: Conversion | None = None
     """Of the column that this is; None for other expressions."""
     repeatable: bool = True

@@ -55,6 +55,8 @@ class View:
     source: SourceObject
     conversions: tuple[Conversion, ...] = ()
     """Of its columns in order: by them numbers are read as times."""
+    unsettled: tuple[str, ...] = ()
+    """What in it depends on which row comes first, so that both databases may be right and differ."""
 
 
 def compare(
@@ -79,6 +81,10 @@ def compare(
         return [_note(place, f"its rows were not compared: {error}")]
     if not says:
         return []
+    if view.unsettled:
+        says = f"{says[:300]}; the view leaves open which row comes first: {'; '.join(view.unsettled)}"
+        try_ = "end the ORDER BY with columns that no two rows share, such as the primary key"
+        return [Finding(code="verify-view-open", where=place, says=says, try_=try_, original=view.source.sql)]
     return [Finding(code="verify-view", where=place, says=says[:400], level="behaviour", original=view.source.sql)]
 
 
