@@ -16,7 +16,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from dbscale import errors
-from dbscale.cli import BUG, COMMANDS, INTERRUPTED, STOPPED, USAGE, dbscale, output, run
+from dbscale.cli import BUG, COMMANDS, DATABASE, INTERRUPTED, STOPPED, USAGE, dbscale, output, run
 
 
 def commands(
@@ -146,6 +146,84 @@ def test_an_answer_that_cannot_be_written_is_an_error(source: Path) -> None:
     assert status == STOPPED
     assert "the answer cannot be written" in said
     assert "Traceback" not in said
+
+
+def test_closed_streams_are_no_bug(source: Path, database: str) -> None:
+    assert shell(f"$d migrate {source} '{database}' <&- >&- 2>&-", source.parent)[0] == 0
+    assert shell("$d apply - <&-", source.parent)[0] == USAGE
+    status, said = shell(f"$d undo 1 '{database}' <&-", source.parent)
+    assert (status, "There is no terminal to ask on" in said) == (USAGE, True)
+
+
+def test_what_stdout_cannot_show_is_escaped(source: Path) -> None:
+    copy = source.rename(source.with_name("김.db"))
+    status, said = shell(f"PYTHONIOENCODING=latin-1 $d assess {copy}", source.parent)
+    assert (status, r"\uae40.db: 1 tables" in said) == (0, True)
+    status, said = shell(f"PYTHONIOENCODING=latin-1 $d assess {copy} --json 2>/dev/null", source.parent)
+    assert json.loads(said.rpartition("status ")[0])["source"] == str(copy)
+
+
+def test_a_name_that_is_not_utf8_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["assess", os.fsdecode(b"caf\xe9.db"), "--json"]) == USAGE
+    assert json.loads(capsys.readouterr().out)["error"]["where"] == r"caf\udce9.db"
+
+
+def test_a_path_that_is_not_there_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("no/such.db", "~nosuchuser/such.db"):
+        assert run(["assess", path]) == DATABASE
+        assert f"it is taken from {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_role_without_rights_is_told_which(
+    source: Path, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    def execute(script: str) -> None:
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute(script.encode())
+
+    role = f"role_{database.rsplit('/', 1)[1]}"
+    assert run(["migrate", str(source), database]) == 0
+    execute(f"CREATE ROLE {role}")
+    try:
+        monkeypatch.setenv("PGOPTIONS", f"-c role={role}")
+        for words in (["status"], ["undo", "1"], ["verify", str(source)], ["migrate", str(source)]):
+            capsys.readouterr()
+            assert run([*words, database]) == DATABASE
+            assert "GRANT USAGE ON SCHEMA" in capsys.readouterr().err, words
+        assert run(["doctor", database]) == 1
+        assert "GRANT USAGE ON SCHEMA" in capsys.readouterr().out
+        monkeypatch.delenv("PGOPTIONS")
+        execute(f"GRANT USAGE ON SCHEMA dbscale TO {role}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {role}")
+        execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA dbscale, public TO {role}")
+        monkeypatch.setenv("PGOPTIONS", f"-c role={role}")
+        assert run(["verify", str(source), database]) == 0
+        capsys.readouterr()
+        assert run(["undo", "1", database, "--yes"]) == DATABASE
+        assert "permission denied" in capsys.readouterr().err
+    finally:
+        monkeypatch.delenv("PGOPTIONS")
+        execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    ("end", "remedy"),
+    [
+        ("_no_such", "createdb"),
+        ("?sslmode=require", "check sslmode"),
+        ("?options=-c%20nothing%3D1", "check the options of the URL"),
+        ("?user=nobody_there", "check user and password"),
+    ],
+)
+def test_a_refused_connection_says_what_to_do(
+    end: str, remedy: str, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["status", database + end]) == DATABASE
+    assert f"try  {remedy}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["assess", "app.db", "--html"]])

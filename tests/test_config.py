@@ -51,6 +51,12 @@ def test_a_named_file_has_to_be_there(tmp_path: Path, monkeypatch: pytest.Monkey
         config.load()
 
 
+def test_a_file_of_a_windows_editor(tmp_path: Path) -> None:
+    file = tmp_path / "dbscale.toml"
+    file.write_bytes(b"\xef\xbb\xbf[databases.app]\r\nurl = 'app.db'\r\n")
+    assert config.load(file).database("app").url == "app.db"
+
+
 @pytest.mark.parametrize("content", [b"[databases", b"a = ", b"\xff\xfe"])
 def test_what_is_not_toml_is_named(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "dbscale.toml"
@@ -174,7 +180,17 @@ def test_options_of_others_are_dropped_with_a_note() -> None:
     assert at("x.db").notes == ()
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", ":memory:", "sqlite:", "sqlite+aiosqlite://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        ":memory:",
+        "sqlite:",
+        "sqlite+aiosqlite://",
+        "file:a.db?mode=memory&cache=shared",
+    ],
+)
 def test_memory_cannot_be_migrated(url: str) -> None:
     with pytest.raises(ConfigError, match="memory"):
         at(url)
@@ -197,6 +213,9 @@ def test_databases_that_dbscale_does_not_know(url: str) -> None:
         ("postgresql+asyncpg://u@h/db?prepared_statement_cache_size=0", "postgresql://u@h/db"),
         ("postgresql://u@h/db?schema=public&pgbouncer=true", "postgresql://u@h/db"),
         ("postgresql:///db?host=/var/run/postgresql", "postgresql:///db?host=%2Fvar%2Frun%2Fpostgresql"),
+        ("postgresql://h/db?options=-c%20x.y%3Don", "postgresql://h/db?options=-c%20x.y%3Don"),
+        ("postgresql://h/db?password=a+b", "postgresql://h/db?password=a%2Bb"),
+        ("postgresql+psycopg://h/db?options=-c+x.y%3Don", "postgresql://h/db?options=-c%20x.y%3Don"),
         ("postgresql://a:1,b:2/db?target_session_attrs=any", "postgresql://a:1,b:2/db?target_session_attrs=any"),
         ("host=localhost dbname=db", "host=localhost dbname=db"),
     ],

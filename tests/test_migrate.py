@@ -186,6 +186,25 @@ def test_dry_run_changes_nothing(shop: Path, database: str, capsys: pytest.Captu
     assert rows(database, "SELECT to_regnamespace('dbscale')") == [(None,)]
 
 
+@pytest.mark.parametrize("words", [[], ["--into-existing"]])
+def test_a_server_that_takes_no_writes_stops_the_plan(
+    words: list[str], shop: Path, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
+        assert run(["migrate", str(shop), database, "--dry-run", *words]) == 3
+    said = capsys.readouterr().err
+    assert "default_transaction_read_only is on" in said
+    assert "docs/errors.md#read-only" in said
+
+
+def test_a_selection_that_leaves_nothing_is_refused(
+    shop: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["migrate", str(shop), database, "--only", "users", "--skip", "Users"]) == 2
+    assert "they leave no table" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", [["-o", "plan.json"], ["--sql"], ["--dry-run", "--json"]])
 def test_what_blocks_a_plan_is_told_in_every_form(
     form: list[str], database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -81,11 +81,19 @@ def head() -> str:
 
 
 def revision(connection: Connection, schema: str) -> str:
-    """The revision the tables are at; empty when there are none."""
+    """The revision the tables are at; empty when there are none. Missing where this role may not read them."""
     table = f"{quote(schema)}.alembic_version"
-    if connection.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
-        return ""
-    row = connection.execute(f"SELECT version_num FROM {table}").fetchone()
+    try:
+        if connection.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
+            return ""
+        row = connection.execute(f"SELECT version_num FROM {table}").fetchone()
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Missing(
+            f"this role may not read dbscale's own tables: {error.diag.message_primary}",
+            where=f"schema {schema}",
+            try_=f"use the role that migrated, or GRANT USAGE ON SCHEMA {quote(schema)} and SELECT ON ALL TABLES IN it;"
+            " or name a schema of this role's own: --state-schema NAME",
+        ) from error
     return str(row[0]) if row else ""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qsl, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from dbscale.errors import ConfigError, redact
 
@@ -113,7 +113,7 @@ def load(path: str | Path | None = None) -> Config:
             raise ConfigError(f"there is no {file}", try_="name an existing file with --config")
         return Config()
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # some of Windows' editors write a mark first
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"not TOML: {error}", where=str(file)) from error
     return parse(content, str(file))
@@ -326,14 +326,15 @@ def _postgres(url: str, match: re.Match[str]) -> Location:
     rest = url[match.end() :]
     address, mark, query = rest.partition("?")
     kept = []
-    for key, value in parse_qsl(query, keep_blank_values=True):
+    # To libpq a plus sign is one; to SQLAlchemy, whose URLs name a driver, it is a blank.
+    for key, value in parse_qsl(query if driver else query.replace("+", "%2B"), keep_blank_values=True):
         if key in _ASYNCPG_ONLY or key in ("pgbouncer", "schema", "connection_limit", "pool_timeout"):
             notes.append(f"option {key} dropped: it is another driver's")
         elif key == "ssl":
             kept.append(("sslmode", {"true": "require", "false": "disable"}.get(value.lower(), value)))
         else:
             kept.append((key, value))
-    address = f"postgresql://{address}" + (f"?{urlencode(kept)}" if mark and kept else "")
+    address = f"postgresql://{address}" + (f"?{urlencode(kept, quote_via=quote)}" if mark and kept else "")
     return Location(kind="postgres", address=address, title=redact(address), notes=tuple(notes))
 
 
@@ -379,7 +380,8 @@ def _sqlite(url: str) -> Location:
         )
     else:
         query = ""
-    notes += [f"option {key} dropped: dbscale reads the file itself" for key, _ in parse_qsl(query, True)]
-    if not path or path == ":memory:":
+    options = parse_qsl(query, True)
+    notes += [f"option {key} dropped: dbscale reads the file itself" for key, _ in options]
+    if not path or path == ":memory:" or ("mode", "memory") in options:
         raise ConfigError("a database in memory cannot be migrated", where=url, try_="save it to a file first")
     return Location(kind="sqlite", address=path, title=path, notes=tuple(notes))

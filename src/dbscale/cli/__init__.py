@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -89,6 +91,9 @@ def dbscale() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command line and exit with its status. SIGTERM ends it as Ctrl-C does: nothing is left half-open."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # it came closed (`2>&-`): now no database or socket gets its number
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for the whole run
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(arguments))
 
@@ -102,6 +107,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     before = output.answers
     problem: errors.DbscaleError
     try:
+        _check_utf8(words)
         result = dbscale.main(args=words, prog_name="dbscale", standalone_mode=False)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
@@ -117,6 +123,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if as_json and output.answers == before:
         output.answer_json({"error": output.error_json(problem), "exit": status})
     return status
+
+
+def _check_utf8(words: Sequence[str]) -> None:
+    """ConfigError for a word that is not UTF-8: no plan, no answer and no database can hold such a file's name."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise errors.ConfigError(
+                "this name is not valid UTF-8",
+                where=word.encode(errors="backslashreplace").decode(),
+                try_="rename the file, or make a link to it: ln -s FILE app.db",
+            ) from error
 
 
 def _drawn(error: Exception) -> tuple[errors.DbscaleError, int]:
@@ -158,10 +177,11 @@ def _path(error: click.ClickException) -> str:
 
 
 def _of_driver(error: Exception) -> errors.DbscaleError | None:
-    """A lost connection, or a server that takes no writes, in dbscale's words; None for anything else."""
+    """A lost connection, a privilege or a server that takes no writes, in dbscale's words; None for anything else."""
     from psycopg import OperationalError
-    from psycopg.errors import ReadOnlySqlTransaction
+    from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 
     from dbscale.drivers.postgres import translated
 
-    return translated(error) if isinstance(error, (OperationalError, ReadOnlySqlTransaction)) else None
+    known = (OperationalError, InsufficientPrivilege, ReadOnlySqlTransaction)
+    return translated(error) if isinstance(error, known) else None

@@ -81,15 +81,18 @@ def answer(text: str) -> None:
 
 def answer_json(content: Any) -> None:
     """The answer as one JSON document, on stdout."""
-    answer(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+    utf8 = "utf" in str(getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    answer(json.dumps(content, indent=2, ensure_ascii=not utf8, default=str))
 
 
 def _write(text: str, *, err: bool) -> None:
     """A line. Where its reader has gone (`| head -1`) the rest is for nobody, and the work goes on to its end."""
+    stream = sys.stderr if err else sys.stdout
+    if encoding := getattr(stream, "encoding", None):  # what it cannot show, it shows escaped
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
         click.echo(text, err=err)
     except BrokenPipeError:
-        stream = sys.stderr if err else sys.stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except OSError as error:
         if err:

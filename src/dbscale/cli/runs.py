@@ -329,7 +329,7 @@ def again(run: Run, plan: Plan, target: str, config: str | None) -> str:
 def read_file(path: str) -> str:
     """The text of a file; ConfigError where there is none to read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the plan cannot be read: {error}", try_="dbscale migrate SOURCE TARGET -o FILE") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -85,7 +86,9 @@ def display(url: str) -> str:
         parts = conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         return redact(url)
-    host = parts.get("host") or parts.get("hostaddr") or "local socket"
+    host = str(parts.get("host") or parts.get("hostaddr") or "local socket")
+    if ":" in host:  # an IPv6 address
+        host = f"[{host}]"
     port = f":{parts['port']}" if parts.get("port") else ""
     return f"{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
 
@@ -96,18 +99,41 @@ def translated(error: psycopg.Error, url: str = "", *, where: str = "") -> Dbsca
     says = redact(_first_line(error))
     if isinstance(error, errors.InsufficientPrivilege):
         return Missing(says, where=place, try_="grant the privilege, or use a role that has it")
-    if isinstance(error, (errors.InvalidPassword, errors.InvalidAuthorizationSpecification)) or "password" in says:
-        return Unreachable(says, where=place, try_="check user and password; PGPASSWORD and ~/.pgpass are read")
     if isinstance(error, errors.ReadOnlySqlTransaction):
         remedy = "name the primary's URL: dbscale replicas show tells which server that is"
         return Unreachable(says, where=place, try_=remedy, see="docs/errors.md#read-only")
-    if isinstance(error, errors.InvalidCatalogName):
-        return Unreachable(says, where=place, try_="createdb, or name another database in the URL")
     if isinstance(error, errors.DiskFull):
         return Unfinished(says, where=place, try_="free disk space on the server, then run the same command again")
     if isinstance(error, psycopg.OperationalError):
-        return Unreachable(says, where=place, try_="is the server running, and is this its address? then run it again")
+        remedy = next(remedy for pattern, remedy in _REMEDIES if re.search(pattern, says))
+        return Unreachable(says, where=place, try_=remedy)
     return Unfinished(says, where=place, try_="see the server's words above; then run the same command again")
+
+
+# A connection that is refused comes without a code: its words have to do.
+_REMEDIES = (
+    (
+        "password|authentication failed|role .* does not exist",
+        "check user and password; PGPASSWORD and ~/.pgpass are read",
+    ),
+    ("database .* does not exist", "createdb, or name another database in the URL"),
+    ("permission denied for database", "GRANT CONNECT ON DATABASE … TO …, or use another role"),
+    ("pg_hba.conf", "let this host and role in, in the server's pg_hba.conf, or connect from where it lets them in"),
+    ("support SSL|SSL error|certificate|sslmode", "check sslmode and sslrootcert in the URL, and ssl on the server"),
+    (
+        "too many (clients|connections)|connection slots",
+        "wait until others have gone, or raise max_connections; dbscale pool show tells who",
+    ),
+    (
+        "is starting up|is shutting down|in recovery mode|not yet accepting",
+        "wait until the server is up, then run it again",
+    ),
+    (
+        "configuration parameter|definition of service",
+        "check the options of the URL; PGSERVICE, PGOPTIONS and their like are read too",
+    ),
+    ("", "is the server running, and is this its address? then run it again"),
+)
 
 
 def _first_line(error: psycopg.Error) -> str:

@@ -121,7 +121,9 @@ class SqliteSource:
         hold_writes: bool = False,
         busy_seconds: float = BUSY_SECONDS,
     ) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(path)
+        with suppress(RuntimeError):  # ~NAME of no user: then it is a name like any other
+            self.path = self.path.expanduser()
         self.copy_first = copy_first
         self.hold_writes = hold_writes
         self.busy_seconds = busy_seconds

@@ -317,7 +317,8 @@ def _not_a_database(head: bytes, length: int, path: Path) -> SourceError:
 
 def _of_system(problem: OSError, path: Path) -> SourceError:
     if isinstance(problem, (FileNotFoundError, NotADirectoryError)):
-        return error("source-missing", "there is no such file", str(path), "check the path")
+        taken = "" if path.is_absolute() else f": it is taken from {Path.cwd()}"
+        return error("source-missing", "there is no such file", str(path), f"check the path{taken}")
     if isinstance(problem, PermissionError):
         return error(
             "source-permission",

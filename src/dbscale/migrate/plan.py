@@ -19,7 +19,7 @@ from dbscale.migrate.declaration import fold
 from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfile
 from dbscale.migrate.names import Identifiers
 from dbscale.migrate.profile import DUPLICATE_KEYS, profile, with_broken
-from dbscale.migrate.room import check_server, clashes, empty, has_extension, look, shadowed
+from dbscale.migrate.room import check_server, check_writable, clashes, empty, has_extension, look, shadowed
 from dbscale.migrate.source import lost, read_schema, unknown_collations
 from dbscale.migrate.target import Target
 from dbscale.plan import Load, LoadColumn, Plan
@@ -160,8 +160,9 @@ def make(
     """Read both sides and plan. Nothing is changed on either.
 
     `stopped`: why the target has no `url` now; the plan then takes it to be empty, and says so in a finding.
-    `ignore_rows`: do not mind what the target holds already (for verify). `say` hears what is being read. Raises what
-    the drivers raise; whatever else stands in the way becomes a blocker among the plan's findings.
+    `ignore_rows`: do not mind what the target holds already, nor whether it can be written to (for verify). `say` hears
+    what is being read. Raises what the drivers raise; whatever else stands in the way becomes a blocker among the
+    plan's findings.
     """
     _check_schema_name(options)
     if options.into_existing:
@@ -169,13 +170,15 @@ def make(
             raise Unreachable(stopped, where=target_reference, try_="dbscale local up, then the same command")
         with postgres.connect(url, name="dbscale plan") as connection, postgres.reading(connection):
             check_server(connection)
+            if not ignore_rows:
+                check_writable(connection)
             return _into_existing(
                 source, connection, options, source_reference, target_reference, ignore_rows=ignore_rows, say=say
             )
     room = (
         empty(target_reference, stopped, options.schema)
         if stopped
-        else look(url, options.schema, options.state_schema, options.collate)
+        else look(url, options.schema, options.state_schema, options.collate, reading=ignore_rows)
     )
     survey, made = survey_source(source, options, vector=room.vector, hnsw=room.hnsw, say=say)
     loads = tuple(_loads(survey, made.load, options, {table: made.tables[table] for table in made.load}))
@@ -408,6 +411,10 @@ def _selected(schema: SourceSchema, options: Options) -> SourceSchema:
         each for each in schema.unreadable if target.wanted(each.table or each.name, options.only, options.skip)
     )
     virtuals = tuple(each for each in schema.virtuals if target.wanted(each.name, options.only, options.skip))
+    if (schema.tables or schema.views) and not (tables or views):
+        raise ConfigError(
+            "they leave no table", where="--only, --skip", try_="name a table in --only, or leave them away"
+        )
     return replace(schema, tables=tables, views=views, triggers=triggers, virtuals=virtuals, unreadable=unreadable)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
-from dbscale.errors import ConfigError, Finding, Missing
+from dbscale.errors import ConfigError, Finding, Missing, Unreachable
 from dbscale.schema import Schema, quote
 
 OLDEST_SERVER = 130000
@@ -27,13 +27,18 @@ class Room:
     findings: tuple[Finding, ...] = ()
 
 
-def look(url: str, schema: str, state_schema: str, collation: str = "") -> Room:
-    """What a server says; Missing where it cannot be a target, ConfigError where it lacks the collation."""
+def look(url: str, schema: str, state_schema: str, collation: str = "", *, reading: bool = False) -> Room:
+    """What a server says; Missing where it cannot be a target, ConfigError where it lacks the collation.
+
+    `reading`: nothing is to be made there, so no privileges are needed for that.
+    """
     with postgres.connect(url, name="dbscale plan") as connection, postgres.reading(connection):
         check_server(connection)
         check_collation(connection, collation)
         new_schema = not exists(connection, schema)
-        check_privileges(connection, schema, new_schema=new_schema)
+        if not reading:
+            check_writable(connection)
+            check_privileges(connection, schema, new_schema=new_schema)
         return Room(
             vector=has_extension(connection, "vector"),
             hnsw=bool(_value(connection, "SELECT EXISTS (SELECT FROM pg_am WHERE amname = 'hnsw')")),
@@ -80,6 +85,19 @@ def check_server(connection: Connection) -> None:
             where=f"{connection.info.host}:{connection.info.port}",
             try_="give the URL of the server itself",
         )
+
+
+def check_writable(connection: Connection) -> None:
+    """Unreachable where the server takes no writes from this role."""
+    if _value(connection, "SELECT pg_is_in_recovery()"):
+        says, try_ = "this server is a standby: it takes no writes", "name the primary's URL"
+    elif _value(connection, "SELECT current_setting('default_transaction_read_only')") == "on":
+        says = "this server takes no writes: default_transaction_read_only is on"
+        try_ = "switch it off for this role and database; a managed server sets it where its disk is full"
+    else:
+        return
+    where = f"{connection.info.host}:{connection.info.port}"
+    raise Unreachable(says, where=where, try_=try_, see="docs/errors.md#read-only")
 
 
 def check_privileges(connection: Connection, schema: str, *, new_schema: bool) -> None:

@@ -134,11 +134,12 @@ def _look(work: _Spread, name: str, *, ignore_rows: bool) -> None:
                 return
             room.check_server(connection)
             work.new_schema[name] = not room.exists(connection, schema)
-            room.check_privileges(connection, schema, new_schema=work.new_schema[name])
             vectors = any(column.type.startswith("vector") for table in work.schema.tables for column in table.columns)
             if vectors and "vector" not in work.lives[name].extensions:
                 raise Missing("the extension vector is not there", where=name, try_="CREATE EXTENSION vector")
             if not ignore_rows:
+                room.check_writable(connection)
+                room.check_privileges(connection, schema, new_schema=work.new_schema[name])
                 own = replace(work.schema, tables=_tables(work, name), views=())
                 found = room.clashes(room.relations(connection, schema), own)
                 work.findings += [replace(finding, where=f"{name}: {finding.where}") for finding in found]

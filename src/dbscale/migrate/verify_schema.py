@@ -113,7 +113,8 @@ class _Live:
     def differences(self, reader: Reader, source: str) -> Iterator[Finding]:
         """What differs; `source` is the source's table, empty when it is unknown."""
         if not self._rows("SELECT 1 WHERE to_regclass(%(relation)s) IS NOT NULL"):
-            yield _finding("verify-table-missing", self.place, "there is no such table")
+            try_ = "was it migrated with another --schema, --identifiers, --only or --skip?"
+            yield _finding("verify-table-missing", self.place, "there is no such table", try_=try_)
             return
         ((unlogged, secured, *triggers),) = self._rows(_TABLE)
         if unlogged:

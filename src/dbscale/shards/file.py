@@ -31,7 +31,7 @@ def load(folder: str | Path = FOLDER, config: Config | None = None) -> Maps:
     maps = []
     for file in files:
         try:
-            maps.append(parse(tomllib.loads(file.read_text(encoding="utf-8")), str(file)))
+            maps.append(parse(tomllib.loads(file.read_text(encoding="utf-8-sig")), str(file)))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"not TOML: {error}", where=str(file)) from error
         except OSError as error:
