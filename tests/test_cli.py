@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from dbscale import errors
 from dbscale.cli import BUG, COMMANDS, DATABASE, INTERRUPTED, STOPPED, USAGE, dbscale, output, run
+from dbscale.drivers.postgres import display
 
 
 def commands(
@@ -208,6 +209,19 @@ def test_a_role_without_rights_is_told_which(
     finally:
         monkeypatch.delenv("PGOPTIONS")
         execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_where_a_url_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGHOST", "PGDATABASE", "PGSERVICE"):
+        monkeypatch.delenv(name, raising=False)
+    assert display("postgresql://u:secret@[::1]:5433/shop") == "[::1]:5433/shop"
+    assert display("postgresql:///shop") == "local socket/shop"
+    assert display("service=shop") == "service shop"
+    monkeypatch.setenv("PGHOST", "db1")
+    monkeypatch.setenv("PGDATABASE", "shop")
+    assert display("postgresql://") == "db1/shop"
+    monkeypatch.setenv("PGSERVICE", "far")
+    assert display("postgresql://") == "service far"
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,15 @@ def test_a_server_that_takes_no_writes_stops_the_plan(
     assert "docs/errors.md#read-only" in said
 
 
+@pytest.mark.parametrize("words", [["--schema", ""], ["--schema", "é" * 32], ["--state-schema", ""]])
+def test_a_schema_s_name_that_postgresql_would_not_take_as_it_is(
+    words: list[str], shop: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["migrate", str(shop), database, *words]) == 2
+    assert "1 to 63 bytes" in capsys.readouterr().err
+    assert rows(database, "SELECT to_regnamespace('dbscale')") == [(None,)]
+
+
 def test_a_selection_that_leaves_nothing_is_refused(
     shop: Path, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import tempfile
@@ -20,6 +21,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from dbscale import cli
 from dbscale.cli.pool import pool
 from dbscale.cluster import bouncer, pgbouncer
 from dbscale.cluster.pgbouncer import Wanted
@@ -208,7 +210,9 @@ def test_rules_about_the_fleet_and_the_server(role: str, database: str, tmp_path
             assert rulings(file)["PL10"]["verdict"] == "wrong"
 
 
-def test_rules_about_a_pooler(database: str, program: str, place: Path, tmp_path: Path) -> None:
+def test_rules_about_a_pooler(
+    database: str, program: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """PL02 to PL06, PL11 and PL12, on a PgBouncer that is set up as it should not be, then as it should."""
     known, password = secrets(database)
     changed = {
@@ -229,7 +233,15 @@ def test_rules_about_a_pooler(database: str, program: str, place: Path, tmp_path
     with running(wanted, known, program, place, changed=changed) as here:
         url, console = urls(here)
         file = toml(tmp_path, url, "size = 10\noverflow = 20\ntimeout = 10\npre_ping = false")
-        # Without its console a pooler is recognised all the same, by its answers.
+        # Without its console a pooler is recognised all the same, by its answers; and runs ask for the server itself.
+        source = str(tmp_path / "a.db")
+        with sqlite3.connect(source) as connection:
+            connection.execute("CREATE TABLE a (id INTEGER PRIMARY KEY)")
+        assert cli.run(["migrate", source, database]) == 0
+        for words in (["undo", "1", url, "--dry-run"], ["undo", "1", url, "--yes"], ["migrate", source, url]):
+            capsys.readouterr()
+            assert cli.run(words) == cli.DATABASE
+            assert "there is a pooler in front" in capsys.readouterr().err
         assert {rulings(file)[code]["verdict"] for code in ("PL02", "PL04", "PL06")} == {"unknown"}
         found = rulings(file, "--pgbouncer", console)
         broken = {code for code, rule in found.items() if rule["verdict"] == "wrong"}

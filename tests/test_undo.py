@@ -129,8 +129,9 @@ def test_refusals_come_before_the_question(
             " WHERE id = 2 AND pid = pg_backend_pid()"
         )
         at_work.commit()
-        assert run(["undo", "1", database, *words]) == USAGE
-        assert "run 2 is at work" in capsys.readouterr().err
+        for refused in (["undo", "1", database, *words], ["migrate", source, database, "--schema", "other"]):
+            assert run(refused) == USAGE
+            assert "run 2 is at work" in capsys.readouterr().err
 
 
 def test_a_dry_run_needs_no_note_of_what_was_filled(source: str, database: str) -> None:

@@ -213,11 +213,13 @@ def prepare(urls: Mapping[str, str], others: Iterable[str], state_schema: str, h
 
     The number of a new run is one that none of them has seen: what another run left there is not taken for its own.
     """
+    postgres.refuse_pooler(home)
     catalog.prepare(home, state_schema)
     with ExitStack() as stack, ThreadPoolExecutor() as pool:
 
         def prepared(name: str) -> Connection:
             connection = stack.enter_context(postgres.connect(urls[name]))
+            postgres.refuse_pooler(connection)
             catalog.prepare(connection, state_schema)
             return connection
 

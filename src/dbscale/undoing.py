@@ -82,6 +82,7 @@ def check(run_: Run, plan: Plan, *, urls: Mapping[str, str], state_schema: str =
     """TargetInUse where `undo` would refuse at once: a run is at work, a newer one loaded the same tables, or a table
     is not the one that the run filled. It only reads; what depends on the tables, the server says when they go."""
     with postgres.connect(urls[plan.options.get("home", "target")], name="dbscale") as home, ExitStack() as stack:
+        postgres.refuse_pooler(home)
         catalog.refuse_at_work(home, state_schema)
         context = Context(
             plan=plan,

@@ -122,10 +122,11 @@ def settle_earlier(
 
     A run that was interrupted and whose source has changed since is undone first: it is to be loaded anew. So is one
     that had other options, once the user agrees. One whose tables are all gone is passed by; TargetInUse where some
-    are.
+    are, and where a run is at work.
     """
     with postgres.connect(urls["target"]) as connection:
-        runs = catalog.runs(connection, state_schema)
+        if runs := catalog.runs(connection, state_schema):
+            catalog.refuse_at_work(connection, state_schema)
     earlier = next((run for run in runs if run.state != "undone" and run.source == without_secrets(reference)), None)
     if earlier is None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,17 @@ def connect(
     return connection
 
 
+def refuse_pooler(connection: Connection) -> None:
+    """Missing where a pooler stands before the server: a run's claim and settings are a session's."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    if row != (connection.info.backend_pid,):  # a pooler answers with a process id of its own making
+        raise Missing(
+            "there is a pooler in front of this server: a run needs sessions of its own",
+            where=f"{connection.info.host}:{connection.info.port}",
+            try_="give the URL of the server itself",
+        )
+
+
 def settle(connection: Connection) -> None:
     """Set what results depend on for this session: dates in ISO form, UTC, exact floats, no statement time-out.
 
@@ -86,11 +98,15 @@ def display(url: str) -> str:
         parts = conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         return redact(url)
-    host = str(parts.get("host") or parts.get("hostaddr") or "local socket")
+    host = str(parts.get("host") or parts.get("hostaddr") or "")
     if ":" in host:  # an IPv6 address
         host = f"[{host}]"
+    elif not host and (service := parts.get("service") or os.environ.get("PGSERVICE")):
+        return f"service {service}"
+    host = host or os.environ.get("PGHOST") or "local socket"
     port = f":{parts['port']}" if parts.get("port") else ""
-    return f"{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
+    name = parts.get("dbname") or os.environ.get("PGDATABASE") or parts.get("user") or ""
+    return f"{host}{port}/{name}"
 
 
 def translated(error: psycopg.Error, url: str = "", *, where: str = "") -> DbscaleError:

@@ -383,7 +383,10 @@ def _repeated_keys(
 
 
 def _check_schema_name(options: Options) -> None:
-    """ConfigError for a schema that tables of an application cannot go into."""
+    """ConfigError for a schema that tables of an application, or dbscale's own, cannot go into."""
+    for flag, name in (("--schema", options.schema), ("--state-schema", options.state_schema)):
+        if not 0 < len(name.encode()) < 64:
+            raise ConfigError("a schema's name has 1 to 63 bytes", where=f"{flag} {name!r}", try_="another name")
     if options.schema.startswith("pg_") or options.schema == "information_schema":
         raise ConfigError(f"the schema {options.schema!r} is PostgreSQL's own", where="--schema", try_="another name")
     if options.schema == options.state_schema == "dbscale":

@@ -78,13 +78,7 @@ def check_server(connection: Connection) -> None:
             f"the database's encoding is {encoding}: it cannot hold every text of SQLite",
             try_="createdb --encoding=UTF8 --template=template0 NAME",
         )
-    # A pooler answers with a process id of its own making.
-    if connection.info.backend_pid != _value(connection, "SELECT pg_backend_pid()"):
-        raise Missing(
-            "there is a pooler in front of this server: a run needs sessions of its own",
-            where=f"{connection.info.host}:{connection.info.port}",
-            try_="give the URL of the server itself",
-        )
+    postgres.refuse_pooler(connection)
 
 
 def check_writable(connection: Connection) -> None:
