@@ -88,9 +88,9 @@ def test_views_have_the_same_rows(views: Views) -> None:
 
 
 LEFT_OUT = r"""
-SELECT name, count(*) FROM users GROUP BY active ¦ SELECT name, max(id) FROM users ¦ SELECT * FROM users LIMIT 1 ¦ SELECT email, count(*) FROM users GROUP BY email
+SELECT name, count(*) FROM users GROUP BY active ¦ SELECT name, max(id), min(id) FROM users ¦ SELECT (SELECT max(users.id) FROM orders) AS x FROM users ¦ SELECT name, max(id) FILTER (WHERE active) FROM users ¦ SELECT * FROM users LIMIT 1 ¦ SELECT email, count(*) FROM users GROUP BY email
 SELECT DISTINCT email FROM users ¦ SELECT * FROM json_each('[1]') ¦ SELECT id FROM users UNION SELECT name FROM users ¦ SELECT value FROM generate_series(1, 3)
-SELECT name FROM users NATURAL JOIN orders ¦ SELECT id FROM users LIMIT (SELECT 1) ¦ SELECT strftime('%W', at) FROM users ¦ SELECT round(total, 1) FROM orders ¦ SELECT id FROM users ORDER BY random() LIMIT 1 + 1
+SELECT name FROM users NATURAL FULL JOIN orders ¦ SELECT id FROM users LIMIT (SELECT 1) ¦ SELECT strftime('%W', at) FROM users ¦ SELECT round(total, 1) FROM orders ¦ SELECT id FROM users ORDER BY random() LIMIT 1 + 1
 SELECT users.id FROM users, orders WHERE name = state AND id = 1 ¦ SELECT u.id FROM users u LEFT JOIN (orders o JOIN users w ON w.id = o.user_id) ON o.user_id = u.id
 """
 

@@ -110,6 +110,8 @@ def _moments(operator: str, left: Value, right: Value) -> tuple[str, str]:
     if left.mixed != right.mixed or (left.mixed and not right.kind == left.kind):
         raise Untranslatable("SQLite compares a time that it holds as a number with one that it holds as text")
     if left.kind == right.kind:
+        if left.kind == "timestamp" and left.fixed != right.fixed and not left.standard & right.standard:
+            raise Untranslatable("datetime() is compared as text in SQLite, with times that may be written otherwise")
         return left.operand, right.operand
     if left.kind in MOMENTS and right.constant is not None:
         return left.operand, _moment(operator, left, right)

@@ -33,6 +33,7 @@ from dbscale.migrate.syntax import (
     Select,
     Unary,
     Window,
+    names,
 )
 from dbscale.migrate.tokens import NotUnderstood
 from dbscale.migrate.values import (
@@ -86,6 +87,8 @@ class Scope:
     """Aggregate functions may stand here."""
     windows: Mapping[str, Window] | None = None
     """Those of the WINDOW clause, in lower case; None where no window function may stand."""
+    picked: Mapping[str, Value] = field(default_factory=dict)
+    """Beside groups: what stands for a column that is neither grouped nor aggregated, by the column's SQL."""
     unsettled: list[Unsettled] = field(default_factory=list)
     """Told of whatever depends on the order of rows."""
     outer: Scope | None = None
@@ -251,7 +254,7 @@ def _sides(node: Binary) -> tuple[Node, Node]:
 def _name(node: Name, scope: Scope) -> Value:
     column = scope.column(node)
     if column is not None:
-        return column
+        return scope.picked.get(column.sql, column)
     if node.maybe_text:
         return constant_value(Constant(node.parts[0]))
     word = node.parts[-1]
@@ -451,14 +454,21 @@ def _case(node: Case, scope: Scope) -> Value:
 
 
 def _call(node: Call, scope: Scope) -> Value:
-    within = replace(scope, windows=None) if node.window is not None else scope
+    within = scope
+    if node.window is not None:
+        within = replace(scope, windows=None)
+    elif functions.is_aggregate(node):
+        own, named = replace(scope, outer=None), names(node)
+        if named and all(own.column(each) is None for each in named):
+            raise Untranslatable(f"{node.name}() in a subquery is an aggregate of the query around it")
+        within = replace(scope, picked={})
     values = [compile_node(argument, within) for argument in node.arguments]
     test = as_truth(compile_node(node.filter, within)).sql if node.filter is not None else ""
     if node.window is not None:
         return _windowed(node, values, test, scope, within)
     order = ""
     if functions.is_aggregate(node) and node.name in ("group_concat", "string_agg"):
-        terms = [(term, compile_node(term.operand, scope)) for term in node.order]
+        terms = [(term, compile_node(term.operand, within)) for term in node.order]
         order = ", ".join(windows.ordered(term, value) for term, value in terms)
         keys = frozenset(value.sql for _, value in terms)
         if values and values[0].sql not in keys:

@@ -75,6 +75,7 @@ def windowed(node: Call, values: Arguments, condition: str, window: Over) -> Val
         raise Untranslatable(f"{node.name}() over a window, with DISTINCT or ORDER BY")
     frame = window.frame
     if node.name in ("group_concat", "string_agg") and frame and frame.start.kind != "UNBOUNDED PRECEDING":
+        # SQLite takes what leaves the frame off the front of its text, with NULLs and é by wrong lengths.
         raise Untranslatable(f"{node.name}() over a frame that moves on")
     test = f" FILTER (WHERE {condition})" if condition else ""
     value = _AGGREGATES[node.name](node, values, _Tail("", f"{test} {window.sql}"))

@@ -16,13 +16,12 @@ from dbscale.migrate.expressions import Expressions
 from dbscale.migrate.syntax import (
     Binary,
     Core,
-    Name,
     Node,
     Output,
     Select,
     Source,
     Window,
-    children,
+    names,
 )
 from dbscale.migrate.tokens import RESERVED, NotUnderstood
 
@@ -179,8 +178,11 @@ class _Parser(Expressions):
         """The kind of the join that follows; None when none does."""
         if self.accept_operator(","):
             return "CROSS"
-        if self.word() == "NATURAL":
-            raise NotUnderstood("NATURAL JOIN is not read")
+        if self.accept("NATURAL"):
+            join = self.join()
+            if join is None or join.startswith("NATURAL"):
+                raise NotUnderstood("NATURAL without JOIN")
+            return f"NATURAL {join}"
         if self.accept("JOIN") or self.accept("INNER", "JOIN"):
             return "INNER"
         if self.accept("CROSS", "JOIN"):
@@ -192,9 +194,12 @@ class _Parser(Expressions):
 
     def source(self, join: str) -> tuple[Source, ...]:
         """What stands on the right of a join (of none: the first of FROM); several where brackets hold a join."""
+        natural, join = join.startswith("NATURAL "), join.removeprefix("NATURAL ")
         name, select, qualified = "", None, False
         if self.accept_operator("("):
             if self.word() not in ("SELECT", "WITH", "VALUES"):
+                if natural:
+                    raise NotUnderstood("NATURAL JOIN with brackets is not read")
                 return self.join_in_brackets(join)
             select = self.select()
             self.expect_operator(")")
@@ -215,7 +220,7 @@ class _Parser(Expressions):
             on = self.expression()
         elif join and self.accept("USING"):
             using = self.names_in_brackets()
-        return (Source(name, select, alias, join, on, using, qualified),)
+        return (Source(name, select, alias, join, on, using, qualified, natural),)
 
     def join_in_brackets(self, join: str) -> tuple[Source, ...]:
         """A join in brackets, without them: they change nothing on the left, nor among inner joins.
@@ -229,7 +234,7 @@ class _Parser(Expressions):
         if not join:
             return (first, *others)
         inner = join in ("INNER", "CROSS") and all(
-            each.join in ("INNER", "CROSS") and not each.using for each in others
+            each.join in ("INNER", "CROSS") and not each.using and not each.natural for each in others
         )
         if (others and not inner) or self.word() == "USING":
             raise NotUnderstood("brackets around an outer join or one with USING are not read")
@@ -245,13 +250,6 @@ class _Parser(Expressions):
 def names_in(expression: str) -> frozenset[str]:
     """The columns that `expression` names, in lower case, as far as it is understood."""
     try:
-        nodes = [parse_expression(expression)]
+        return frozenset(name.parts[-1].lower() for name in names(parse_expression(expression)))
     except NotUnderstood:
         return frozenset()
-    found = set()
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, Name):
-            found.add(node.parts[-1].lower())
-        nodes += children(node)
-    return frozenset(found)

@@ -28,6 +28,18 @@ class Equal:
 
 def decided(known: Iterable[str], sources: Sequence[Rows], equals: Sequence[Equal]) -> bool:
     """True when rows that agree in the columns `known` are one row."""
+    return not _closure(known, sources, equals)[1]
+
+
+def same(known: Iterable[str], sources: Sequence[Rows], equals: Sequence[Equal]) -> frozenset[str]:
+    """The columns in which all rows agree that agree in `known`."""
+    return _closure(known, sources, equals)[0]
+
+
+def _closure(
+    known: Iterable[str], sources: Sequence[Rows], equals: Sequence[Equal]
+) -> tuple[frozenset[str], list[Rows]]:
+    """What follows from `known`, and the sources of which no one row follows."""
     found = {"", *known}
     rest = list(sources)
     whole: set[str] = {""}
@@ -45,4 +57,4 @@ def decided(known: Iterable[str], sources: Sequence[Rows], equals: Sequence[Equa
                 found |= source.columns
                 whole |= source.columns
         if not rest or (len(found), len(rest)) == before:
-            return not rest
+            return frozenset(found), rest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import datetime
 
 from dbscale.migrate.values import Untranslatable, Value
 
@@ -29,6 +30,7 @@ FIRST_SECOND, LAST_SECOND = -210866760000, 253402300799
 UTC_NOW = "now() AT TIME ZONE 'utc'"
 
 _SHIFT = re.compile(r"([+-]?)(\d{1,9}) (second|minute|hour|day|month|year)s?")
+_LITERAL = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d(?::\d\d)?))?")
 _FORMATS = {"Y": "YYYY", "m": "MM", "d": "DD", "H": "HH24", "M": "MI", "S": "SS", "j": "DDD", "F": "YYYY-MM-DD",
             "T": "HH24:MI:SS", "R": "HH24:MI"}  # fmt: skip
 
@@ -46,7 +48,8 @@ def call(name: str, values: list[Value], *, immutable: bool) -> Value:
         template, values = constant, values[1:]
     moment = _moment(values, immutable=immutable)
     repeatable = all(value.repeatable for value in values)
-    return replace(_written(name, template, moment, immutable=immutable), repeatable=repeatable)
+    fixed = bool(values) and values[0].constant is not None and "now()" not in moment
+    return replace(_written(name, template, moment, immutable=immutable), repeatable=repeatable, fixed=fixed)
 
 
 def _moment(values: list[Value], *, immutable: bool) -> str:
@@ -57,6 +60,8 @@ def _moment(values: list[Value], *, immutable: bool) -> str:
         if immutable:
             raise Untranslatable("it depends on the time at which it is asked")
         sql = f"({UTC_NOW})"
+    elif isinstance(words[0], str):
+        sql = _written_out(words[0])
     elif values[0].mixed:
         sql = _counted(values[0], modifiers)
         modifiers = modifiers[1:]
@@ -75,6 +80,18 @@ def _moment(values: list[Value], *, immutable: bool) -> str:
     for modifier in modifiers:
         sql = _modified(sql, modifier)
     return sql
+
+
+def _written_out(text: str) -> str:
+    """A literal in the forms that say the same everywhere, as a timestamp; a date alone is its midnight."""
+    match = _LITERAL.fullmatch(text.strip())
+    try:
+        moment = datetime.fromisoformat(f"{match[1]} {match[2] or '00:00'}") if match else None
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise Untranslatable(f"{text!r} is no moment in the form YYYY-MM-DD HH:MM:SS")
+    return f"'{moment.isoformat(sep=' ')}'::timestamp"
 
 
 def _counted(value: Value, modifiers: list[object]) -> str:

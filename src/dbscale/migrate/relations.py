@@ -165,18 +165,26 @@ def output_name(output: Output, scope: Scope) -> str:
     return output.text
 
 
-def using(source: Source, joined: list[Joined], item: Joined) -> tuple[str, Joined]:
-    """USING as ON: bare names and `*` then take the column from the left."""
-    if source.join not in ("INNER", "LEFT", "CROSS"):
+def using(source: Source, joined: list[Joined], item: Joined) -> tuple[str, Joined, list[Equal]]:
+    """USING and NATURAL as ON: bare names and `*` then take the column from the left."""
+    names = list(source.using)
+    if source.natural:
+        before = {ascii_lower(name) for each in joined for name, _, _ in each.relation.columns}
+        names = [name for name, _, _ in item.relation.columns if ascii_lower(name) in before]
+    if names and source.join not in ("INNER", "LEFT", "CROSS"):
         raise Untranslatable(f"{source.join} JOIN with USING")
-    tests = []
-    for name in source.using:
+    tests, equals = [], []
+    within = frozenset(value.sql for value in item.values.values()) if source.join == "LEFT" else frozenset()
+    for name in names:
         left = next((each.values[ascii_lower(name)] for each in joined if ascii_lower(name) in each.values), None)
         right = item.values.get(ascii_lower(name))
         if left is None or right is None:
             raise Untranslatable(f"USING ({name}) finds no such column")
         tests.append(compare("=", left, right).operand)
-    return " AND ".join(tests), replace(item, hidden=frozenset(ascii_lower(name) for name in source.using))
+        if exact(left) and exact(right) and left.kind == right.kind:
+            equals.append(Equal(left.sql, right.sql, within))
+    hidden = frozenset(ascii_lower(name) for name in names)
+    return " AND ".join(tests), replace(item, hidden=hidden), equals
 
 
 def grouping_of(groups: list[Value], joined: list[Joined], scope: Scope) -> Grouping:

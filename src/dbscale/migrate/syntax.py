@@ -170,6 +170,8 @@ class Source:
     using: tuple[str, ...] = ()
     qualified: bool = False
     """Its schema is named, `main.t`, so that it is none of WITH's."""
+    natural: bool = False
+    """Joined by all columns whose names are on both sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,3 +226,14 @@ def children(node: Node) -> tuple[Node, ...]:
         case _:
             pass
     return tuple(child for child in found if child is not None)
+
+
+def names(node: Node) -> list[Name]:
+    """The columns that `node` names; those of subqueries are not counted."""
+    found, waiting = [], [node]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Name):
+            found.append(each)
+        waiting += children(each)
+    return found

@@ -64,6 +64,8 @@ class Value:
     """Text, or a moment, that SQLite holds not as text alone."""
     standard: bool = False
     """A moment that SQLite writes as `YYYY-MM-DD HH:MM:SS`, whatever the row."""
+    fixed: bool = False
+    """A moment that the query writes out: `datetime('2024-01-01')`."""
     always: bool = False
     """A condition that no value but NULL can make false: the type sees to it."""
     classes: frozenset[str] = frozenset()

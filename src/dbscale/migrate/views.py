@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from dbscale.migrate import recursion
 from dbscale.migrate.compounds import limits, ordering, union
 from dbscale.migrate.dialect import Scope, Unsettled, compile_node
-from dbscale.migrate.grouping import aggregates, group, only_plain, windowed
-from dbscale.migrate.keys import Equal
+from dbscale.migrate.grouping import aggregates, extremes, group, only_plain, windowed
+from dbscale.migrate.keys import Equal, same
 from dbscale.migrate.names import LIMIT
 from dbscale.migrate.relations import (
     Compiled,
@@ -23,7 +23,7 @@ from dbscale.migrate.relations import (
     unique,
     using,
 )
-from dbscale.migrate.syntax import Constant, Core, OrderTerm, Output, Select, Source
+from dbscale.migrate.syntax import Constant, Core, Node, OrderTerm, Output, Select, Source
 from dbscale.migrate.values import Untranslatable, Value, as_float, as_number, as_truth, ascii_lower
 from dbscale.schema import columns_sql, quote
 
@@ -53,7 +53,8 @@ class _Compiler:
             prefix, inner = self.with_clause(select, outer)
             query = inner.select(replace(select, named=()), outer, first=first)
             return replace(query, sql=prefix + query.sql)
-        cores = [self.core(core, outer) for core in select.cores]
+        alone = select.order if len(select.cores) == 1 else ()
+        cores = [self.core(core, outer, alone) for core in select.cores]
         one = cores[0]
         if len(cores) == 1 and not one.distinct:
             body, columns, keys, outside = one.sql(), one.columns, one.keys(), one.columns
@@ -159,43 +160,50 @@ class _Compiler:
         self.aliases.add(ascii_lower(name))
         return name
 
-    def core(self, core: Core, outer: Scope | None) -> Compiled:
+    def core(self, core: Core, outer: Scope | None, order: tuple[OrderTerm, ...] = ()) -> Compiled:
+        """One SELECT; `order` is what its rows are ordered by."""
         joined, text, equals = self.sources(core.sources, outer)
-        own = {ascii_lower(name): window for name, window in core.windows}
-        if len(own) < len(core.windows):
+        windows = {ascii_lower(name): window for name, window in core.windows}
+        if len(windows) < len(core.windows):
             raise Untranslatable("two windows have one name")
-        scope = replace(self.scope(joined, outer), windows=own)
-        outputs = [self.output(output, scope) for output in expanded(core.outputs, joined)]
-        calculated = [aggregates(output.operand) or windowed(output.operand) for output, _ in outputs]
-        named = {
-            ascii_lower(output.alias): replace(value, calculated=calculated[place])
-            for place, (output, value) in enumerate(outputs)
-            if output.alias
-        }
-        columns = [(output_name(output, scope), value) for output, value in outputs]
-        # A name is a column's first, and only then an alias.
-        scope = replace(scope, columns={**named, **scope.columns})
+        within = replace(self.scope(joined, outer), windows=windows)
+        listed = expanded(core.outputs, joined)
+        columns, scope = self.outputs(listed, within)
         plain = replace(scope, aggregates=False, windows=None)
         parts = [text] if text else []
         if core.where is not None:
             parts.append(f"WHERE {as_truth(compile_node(core.where, plain)).sql}")
             equals += equalities(core.where, plain, joined)
-        groups = [group(term, columns, plain, calculated) for term in core.group]
+        operands = [output.operand for output in listed]
+        groups = [group(term, columns, plain, [_calculated(each) for each in operands]) for term in core.group]
         if groups:
             parts.append("GROUP BY " + ", ".join(value.operand for value in groups))
+        grouping, rows = None, tuple(item.rows() for item in joined)
+        if groups or core.having is not None or any(aggregates(operand) for operand in operands):
+            grouping = grouping_of(groups, joined, scope)
+            calls = extremes([*operands, core.having, *(term.operand for term in order)])
+            picks = grouping.picks([*operands, core.having], calls, same(grouping.groups, rows, equals))
+            if picks:
+                columns, scope = self.outputs(listed, replace(within, picked=picks))
+                grouping = replace(grouping, decided=grouping.decided | picks.keys())
         if core.having is not None:
             parts.append(f"HAVING {as_truth(compile_node(core.having, replace(scope, windows=None))).sql}")
-        grouping = None
-        if groups or core.having is not None or any(aggregates(output.operand) for output, _ in outputs):
-            grouping = grouping_of(groups, joined, scope)
-            for output, _ in outputs:
-                grouping.check(output.operand)
-            grouping.check(core.having)
         if core.distinct:
             only_plain([value for _, value in columns], "DISTINCT")
-        rows = tuple(item.rows() for item in joined)
         return Compiled(distinct=core.distinct, columns=columns, rest=" ".join(parts), scope=scope,
-                         grouping=grouping, rows=rows, equals=tuple(equals))  # fmt: skip
+                        grouping=grouping, rows=rows, equals=tuple(equals))  # fmt: skip
+
+    def outputs(self, listed: list[Output], scope: Scope) -> tuple[list[tuple[str, Value]], Scope]:
+        """The result columns by name, and what the rest of the SELECT may name."""
+        found = [self.output(output, scope) for output in listed]
+        named = {
+            ascii_lower(output.alias): replace(value, calculated=_calculated(output.operand))
+            for output, value in found
+            if output.alias
+        }
+        # A name is a column's first, and only then an alias.
+        further = replace(scope, columns={**named, **scope.columns})
+        return [(output_name(output, scope), value) for output, value in found], further
 
     def output(self, output: Output, scope: Scope) -> tuple[Output, Value]:
         """A result column; its translation is of a type that PostgreSQL can name."""
@@ -210,8 +218,9 @@ class _Compiler:
             item = self.source(source)
             text = f"{item.relation.sql} AS {quote(item.alias)}"
             on = ""
-            if source.using:
-                on, item = using(source, joined, item)
+            if source.using or source.natural:
+                on, item, same = using(source, joined, item)
+                equals += same
             joined.append(item)
             if source.on is not None:
                 scope = replace(self.scope(joined, outer), aggregates=False)
@@ -262,6 +271,10 @@ class _Compiler:
             outer=outer,
             subquery=self.subquery,
         )
+
+
+def _calculated(node: Node | None) -> bool:
+    return aggregates(node) or windowed(node)
 
 
 def result(value: Value) -> Value:
