@@ -147,6 +147,9 @@ def parse(content: Mapping[str, Any], path: str = "dbscale.toml") -> Config:
     )
 
 
+_KINDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+
+
 @dataclass(frozen=True, slots=True)
 class _At:
     """A place in the file, for error messages."""
@@ -192,13 +195,13 @@ class _At:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if not right:
-            raise ConfigError(f"{kind.__name__} is wanted here, not {value!r}", where=self.key(key).text)
+            raise ConfigError(f"{_KINDS[kind]} is wanted here, not {value!r}", where=self.key(key).text)
         return value
 
 
 def _database(at: _At, name: str, entry: dict[str, Any]) -> Database:
     at.known(entry, ("url", "token", "replicas", "frozen", "admin_url", "organization", "admin_token"))
-    if "url" not in entry:
+    if not at.typed(entry, "url", str, "").strip():
         raise ConfigError("url is missing", where=at.text, try_='url = "env:DATABASE_URL"')
     for key in ("token", "admin_token"):
         secret = at.typed(entry, key, str, "")
@@ -310,6 +313,8 @@ def resolve(text: str, *, where: str = "") -> str:
     if not text.startswith("env:"):
         return text
     name = text.removeprefix("env:")
+    if not name:
+        raise ConfigError("env: names no variable", where=where, try_='"env:DATABASE_URL"')
     value = os.environ.get(name)
     if not value:
         raise ConfigError(f"the environment variable {name} is not set", where=where, try_=f"export {name}=…")
