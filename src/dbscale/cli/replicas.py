@@ -14,7 +14,7 @@ from dbscale.errors import ConfigError, Finding, Missing
 
 if TYPE_CHECKING:
     from dbscale.cluster.survey import Member, Survey
-    from dbscale.config import Config
+    from dbscale.config import Config, Database
     from dbscale.plan import Plan
 
 
@@ -37,13 +37,13 @@ def show(database: str | None, metrics: tuple[str, ...], as_json: bool, config: 
     connection; `≤` marks a bound, by the time of the last commit that was replayed. With --metrics also where
     applications sent their reads and writes, and why.
     """
-    from dbscale.cluster import scrape, survey
+    from dbscale.cluster import scrape
+    from dbscale.cluster.cluster import shards_of
     from dbscale.cluster.replicas import notices
 
     settings = configuration.load(config)
-    found: list[tuple[str, Survey]] = []
-    for name, url, members in _databases(settings, database):
-        found.append((name, survey.survey(url, members)))
+    entries = {entry.name: entry for entry in shards_of(settings, database).values()}
+    found = [(name, _survey(entry)) for name, entry in entries.items()]
     routes = [route for url in metrics for route in scrape.routes(url)]
     findings: list[Finding] = []
     for _, result in found:
@@ -82,6 +82,18 @@ def show(database: str | None, metrics: tuple[str, ...], as_json: bool, config: 
         for _, result in found
     )
     return 0 if good else 1
+
+
+def _survey(entry: Database) -> Survey:
+    """What the servers of one database answer; of an embedded one that was never made, that."""
+    from dbscale.cluster import survey
+    from dbscale.drivers import embedded
+
+    try:
+        _, url, members = _database(entry)
+    except embedded.Stopped as error:
+        return survey.Survey(primary=None, error=error.says, sending=None, statuses=(), places={}, standbys={})
+    return survey.survey(url, members)
 
 
 def _rows(name: str, result: Survey) -> list[tuple[str, ...]]:
@@ -341,17 +353,20 @@ def _switch(settings: Config, reference: str, name: str, timeout: int) -> int:
 def _databases(settings: Config, database: str | None) -> list[tuple[str, str, tuple[Member, ...]]]:
     """Name, URL and replicas: of the database named, else of each shard's."""
     from dbscale.cluster.cluster import shards_of
+
+    entries = {entry.name: entry for entry in shards_of(settings, database).values()}
+    return [_database(entry) for entry in entries.values()]
+
+
+def _database(entry: Database) -> tuple[str, str, tuple[Member, ...]]:
     from dbscale.cluster.survey import Member
 
-    found: dict[str, tuple[str, str, tuple[Member, ...]]] = {}
-    for entry in shards_of(settings, database).values():
-        members = []
-        for number, replica in enumerate(entry.replicas, 1):
-            place = configuration.Database(name=f"{entry.name}.replica{number}", url=replica.url)
-            role = replica.role or "replica"
-            members.append(Member(name=place.name, url=_url(place), role=role, region=replica.region))
-        found[entry.name] = (entry.name, _url(entry), tuple(members))
-    return list(found.values())
+    members = []
+    for number, replica in enumerate(entry.replicas, 1):
+        place = configuration.Database(name=f"{entry.name}.replica{number}", url=replica.url)
+        role = replica.role or "replica"
+        members.append(Member(name=place.name, url=_url(place), role=role, region=replica.region))
+    return entry.name, _url(entry), tuple(members)
 
 
 def _url(entry: configuration.Database) -> str:
