@@ -56,6 +56,8 @@ class _Task:
 
     place: str
     work: Callable[[Reader, Connection], _Result]
+    bytes: float = 0
+    """About how much it reads."""
 
 
 def verify(
@@ -97,10 +99,12 @@ def verify(
                 for name, view in (views or {}).items()
                 if name in planned and f"{schema.name}.{name}" not in absent
             ]
-        for load in sorted(present, key=lambda load: -load.bytes):
+        of_rows: list[_Task] = []
+        for load in present:
             check = _check(readers[0], load, (quarantined or {}).get(load.table, ()), samples)
             reports[load.table] = check.report()
-            tasks += list(_row_tasks(readers[0], check, progress))
+            of_rows += _row_tasks(readers[0], check, progress)
+        tasks += sorted(of_rows, key=lambda task: -task.bytes)  # at the end, all sessions are to be done at once
         for result in _run(tasks, readers, connections):
             if isinstance(result, RowsReport):
                 reports[result.table].add(result, samples)
@@ -143,10 +147,12 @@ def _row_tasks(reader: Reader, check: TableCheck, progress: Callable[[str, int],
     place = f"{load.schema}.{load.target}"
     heard = partial(progress, load.table)
     if not check.by_range:
-        yield _Task(place, lambda reader, connection: verify_buckets.check_table(check, reader, connection, heard))
+        whole = partial(verify_buckets.check_table, check, progress=heard)
+        yield _Task(place, whole, load.bytes)
         return
-    for part in encode.ranges(reader, load, PART_ROWS):
-        yield _Task(place, partial(_compare_range, check, part, heard))
+    parts = encode.ranges(reader, load, PART_ROWS)
+    for part in parts:
+        yield _Task(place, partial(_compare_range, check, part, heard), load.bytes / len(parts))
 
 
 def _compare_range(

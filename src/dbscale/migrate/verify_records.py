@@ -33,6 +33,9 @@ SEEDS = (0x6462_7363_616C_6501, 0x2B99_2DDF_A232_49D6)
 _UNKNOWN = ("vector", "real", "real[]", "double precision[]")
 
 
+WHOLE = Range()
+
+
 class Sums(NamedTuple):
     """What stands for some rows: their number, and for each seed the sum of their hashes modulo 2^64."""
 
@@ -59,6 +62,21 @@ class Records:
             return None
         return cls(load, encoder) if len(load.columns) + 3 <= reader.function_arguments else None
 
+    def same_rows(self, reader: Reader, connection: Connection, part: Range = WHOLE, key: str = "") -> int | None:
+        """How many rows both sides hold, the same on both in whatever order; None where that is not so, or cannot be
+        told in this way. Of the whole table, or a part; the target has the rowid in its column `key`, quoted.
+
+        Both sides work at once.
+        """
+        with ThreadPoolExecutor(max_workers=1) as other:
+            theirs = other.submit(self._target_sums, connection, _within(key, part))
+            among = (
+                f"FROM {quote(self.load.table)} AS s {_within(f's.{quote(self.load.rowid)}', part)}{self.encoder.only}"
+            )
+            (found,) = next(reader.rows(f"{self._sums_sql(self.encoder.values())} {among}", SEEDS))
+            mine = _read(found)
+            return mine.rows if mine is not None and mine == theirs.result() else None
+
     def compared(
         self, reader: Reader, connection: Connection, part: Range, key: str
     ) -> Iterator[tuple[int, int, int, bool]]:
@@ -76,16 +94,6 @@ class Records:
                 pending = (first, last, rows, other.submit(self._equal, connection, condition, sums))
             if pending:
                 yield *pending[:3], pending[3].result()
-
-    def same_rows(self, reader: Reader, connection: Connection) -> int | None:
-        """How many rows both sides hold, the same on both in whatever order; None where that is not so, or cannot be
-        told in this way."""
-        with ThreadPoolExecutor(max_workers=1) as other:
-            theirs = other.submit(self._target_sums, connection, "")
-            sql = f"{self._sums_sql(self.encoder.values())} FROM {quote(self.load.table)} AS s"
-            (found,) = next(reader.rows(f"{sql} WHERE {self.load.where or '1'}", SEEDS))
-            mine = _read(found)
-            return mine.rows if mine is not None and mine == theirs.result() else None
 
     def _batches(self, reader: Reader, part: Range) -> Iterator[tuple[int, int, int, Sums | None]]:
         """First and last number, rows, and their sums; None where the extension left one out."""
@@ -140,6 +148,13 @@ BYTEA_HASHED = 180000
 """The first version of PostgreSQL that has a hash of bytes; before, only a row of them has one, which is the same."""
 
 
+def _within(number: str, part: Range) -> str:
+    """That a number is in a part, as a condition for either side."""
+    ends = [f" AND {number} >= {part.lower}"] if part.lower is not None else []
+    ends += [f" AND {number} < {part.upper}"] if part.upper is not None else []
+    return f"WHERE 1=1{''.join(ends)}"
+
+
 def _hash(connection: Connection) -> str:
     return "hashbyteaextended" if connection.info.server_version >= BYTEA_HASHED else "hash_record_extended"
 
@@ -156,6 +171,6 @@ def _cell(column: LoadColumn) -> str:
     """A target's column, in the form in which bytes are compared."""
     name = quote(column.target)
     to = cells.parse_type(column.conversion.to)
-    if to.name == "numeric":
-        return f"trim_scale({name})::text"
-    return f"{name}::text" if to.name == "jsonb" or to.family == "text" else name
+    if to.name == "numeric" and not to.modifiers:
+        return f"trim_scale({name})"
+    return f"{name}::text" if to.family == "text" else name

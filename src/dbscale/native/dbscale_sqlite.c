@@ -1412,8 +1412,9 @@ static void tell_repeats(sqlite3_context *context, int count, sqlite3_value **va
 /* ---- A row as record_send() gives it --------------------------------------------------------------------------- */
 
 /* For verify: what PostgreSQL should hold, worked out a second time. Nothing here calls what pgcopy calculates with:
-** days are counted by another rule, decimals come from the C library and stay text (PostgreSQL writes its own as text,
-** too), JSON is normalized as jsonb prints it. A row that has another form is left out, and compared by SQL. */
+** days are counted by another rule, decimals are found by whole numbers or come from the C library, and their groups are
+** read off the written number, JSON is normalized as jsonb prints it. A row that has another form is left out, and
+** compared by SQL. */
 
 static int v_bytes(Buffer *out, uint32_t type, const void *bytes, size_t n) {
     u8 *at = extend(out, n + 8);
@@ -1434,12 +1435,26 @@ static int v_whole(Buffer *out, uint32_t type, int64_t x, size_t width) {
     return v_bytes(out, type, bytes, width);
 }
 
+/* The number that PostgreSQL gives a type. */
 static uint32_t v_type(char to) {
-    static const char letters[] = "248dfnbyujJpPDTtEF";
-    static const uint16_t types[] = {21,  23,  20,   701,  700,  25,   16, 17,   2950,
-                                     114, 25, 1114, 1184, 1082, 1083, 25, 1021, 1022};
-    const char *found = to ? strchr(letters, to) : NULL;
-    return found ? types[found - letters] : 0;
+    switch (to) {
+        case '2': return 21;
+        case '4': return 23;
+        case '8': return 20;
+        case 'd': return 701;
+        case 'n': return 1700;
+        case 'b': return 16;
+        case 'y': return 17;
+        case 'u': return 2950;
+        case 'j': return 114;
+        case 'J': return 3802;
+        case 'p': return 1114;
+        case 'P': return 1184;
+        case 'D': return 1082;
+        case 'T': return 1083;
+        case 't': return 25;
+        default: return 0;
+    }
 }
 
 static int v_number(Buffer *out, const Code *code, int64_t x) {
@@ -1449,7 +1464,52 @@ static int v_number(Buffer *out, const Code *code, int64_t x) {
 
 static int v_is_number(const Code *code) { return code->to == '2' || code->to == '4' || code->to == '8'; }
 
-/* A text of digits, of which `point` stand before the point, without the zeros that say nothing. */
+/* `n` decimal digits at `p`, or -1. */
+static int v_digits(const u8 *p, int n) {
+    int x = 0, i;
+    for (i = 0; i < n; i++) {
+        if (p[i] < '0' || p[i] > '9') return -1;
+        x = 10 * x + p[i] - '0';
+    }
+    return x;
+}
+
+/* A numeric of digits, of which `point` stand before the point: PostgreSQL's groups of four are read off the plain
+** number, zeros before and behind it. */
+static int v_numeric(Buffer *out, const Code *code, int negative, const char *digits, int n, int point) {
+    u8 plain[480], bytes[8 + 480 / 2];
+    int whole, start, end, scale, shown, i;
+    while (n && *digits == '0') digits++, n--, point--;
+    while (n && digits[n - 1] == '0') n--;
+    if (!n) point = 0;
+    if (point > 150 || point < -150 || n > 150) return LEFT_OUT;
+    scale = n > point ? n - point : 0;
+    shown = code->size < 0 ? scale : code->scale < 0 ? 0 : code->scale;
+    if (scale > shown) return LEFT_OUT;
+    whole = point > 0 ? (point + 3) / 4 * 4 : 0;
+    end = (whole + scale + 3) / 4 * 4;
+    memset(plain, '0', (size_t)end);
+    memcpy(plain + whole - point, digits, (size_t)n);
+    for (start = 0; start < end && !v_digits(plain + start, 4); start += 4) {
+    }
+    while (end > start && !v_digits(plain + end - 4, 4)) end -= 4;
+    store16(bytes, (uint16_t)((end - start) / 4));
+    store16(bytes + 2, (uint16_t)(n ? (whole - start) / 4 - 1 : 0));
+    store16(bytes + 4, negative && n ? 0x4000 : 0);
+    store16(bytes + 6, (uint16_t)shown);
+    for (i = start; i < end; i += 4) store16(bytes + 8 + (i - start) / 2, (uint16_t)v_digits(plain + i, 4));
+    return v_bytes(out, 1700, bytes, (size_t)(8 + (end - start) / 2));
+}
+
+/* A whole number times a power of ten. */
+static int v_scaled(Buffer *out, const Code *code, int negative, uint64_t whole, int scale) {
+    char digits[20];
+    int at = 20;
+    for (; whole; whole /= 10) digits[--at] = (char)('0' + whole % 10);
+    return v_numeric(out, code, negative, digits + at, 20 - at, 20 - at - scale);
+}
+
+/* A text of digits, of which `point` stand before the point, with `least` digits behind it or more. */
 static int v_plain(Buffer *out, int negative, const char *digits, int n, int point, int least) {
     char text[400];
     int at = 0, i, places;
@@ -1470,35 +1530,38 @@ static int v_plain(Buffer *out, int negative, const char *digits, int n, int poi
     return v_bytes(out, 25, text, (size_t)at);
 }
 
-static int v_decimal_of_real(Buffer *out, double x) {
+static int v_decimal_of_real(Buffer *out, const Code *code, double x) {
     char text[48], digits[24];
-    int precision, n = 0, i, scale;
-    double ten = 1;
-    if (x == 0) return v_bytes(out, 25, "0", 1);
+    int precision, n = 0, i, scale, halvings = 1075 - (int)(bits_of(x) >> 52 & 0x7ff);
+    uint64_t mantissa = bits_of(x) << 12 >> 12 | UINT64_C(1) << 52, ten = 1;
+    double size = x < 0 ? -x : x;
+    if (x == 0) return v_scaled(out, code, 0, 0, 0);
     if (!is_normal(x)) return LEFT_OUT;
-    for (scale = 0; scale < 7 && x > -1e8 && x < 1e8; scale++, ten *= 10) {
-        /* what looks like a short decimal is one if the C library reads it back as the same number */
-        double near = (x < 0 ? -x : x) * ten;
-        int64_t whole = (int64_t)(near + 0.5);
+    /* x is mantissa / 2^halvings; it is read from whole / ten where these are nearer to each other than half of the
+    ** distance between doubles. The products agree but for their last bits: their difference needs no more than 64. */
+    for (scale = 0; scale < 7 && size < 1e8 && halvings < 64; scale++, ten *= 10) {
+        double near = size * (double)ten;
+        uint64_t whole = (uint64_t)(near + 0.5), off;
         if (near - (double)whole > 1e-6 || near - (double)whole < -1e-6) continue;
-        n = snprintf(text, sizeof text, "%llde-%d", (long long)whole, scale);
-        if (strtod(text, NULL) != (x < 0 ? -x : x)) break;
-        for (n = 0; text[n] != 'e'; n++) digits[n] = text[n];
-        return v_plain(out, x < 0, digits, n, n - scale, 0);
+        off = mantissa * ten - (whole << halvings);
+        if (off >> 63) off = 0 - off;
+        /* below a power of two doubles are nearer to each other */
+        if (2 * off < ten && (!off || mantissa << 12)) return v_scaled(out, code, x < 0, whole, scale);
+        break;
     }
-    n = 0;
     for (precision = 14; precision < 17; precision++) {
         snprintf(text, sizeof text, "%.*e", precision, x);
         if (strtod(text, NULL) == x) break;
     }
+    if (precision == 16 && !(mantissa << 12)) return LEFT_OUT; /* of 16 digits, not the nearest may read back */
     for (i = 0; text[i] && text[i] != 'e'; i++)
         if (text[i] >= '0' && text[i] <= '9' && n < 24) digits[n++] = text[i];
     if (!text[i]) return LEFT_OUT;
-    return v_plain(out, text[0] == '-', digits, n, atoi(text + i + 1) + 1, 0);
+    return v_numeric(out, code, text[0] == '-', digits, n, atoi(text + i + 1) + 1);
 }
 
 /* A decimal's text without an exponent. */
-static int v_decimal_of_text(Buffer *out, const u8 *p, size_t n) {
+static int v_decimal_of_text(Buffer *out, const Code *code, const u8 *p, size_t n) {
     char digits[160];
     int count = 0, point = -1, negative = 0;
     size_t i = 0;
@@ -1508,7 +1571,7 @@ static int v_decimal_of_text(Buffer *out, const u8 *p, size_t n) {
         else if (p[i] < '0' || p[i] > '9' || count == 160) return LEFT_OUT;
         else digits[count++] = (char)p[i];
     }
-    return count ? v_plain(out, negative, digits, count, point < 0 ? count : point, 0) : LEFT_OUT;
+    return count ? v_numeric(out, code, negative, digits, count, point < 0 ? count : point) : LEFT_OUT;
 }
 
 /* Days from 2000-01-01: whole years, then the months before. */
@@ -1590,16 +1653,6 @@ static int v_real_time(Buffer *out, const Code *code, double x) {
     i = us % 1000000 < 0;
     return v_moment(out, code, us / 1000000 - i - 946684800 + (code->reals == 'a' ? 978307200 : 0),
                     us % 1000000 + (i ? 1000000 : 0));
-}
-
-/* `n` decimal digits at `p`, or -1. */
-static int v_digits(const u8 *p, int n) {
-    int x = 0, i;
-    for (i = 0; i < n; i++) {
-        if (p[i] < '0' || p[i] > '9') return -1;
-        x = 10 * x + p[i] - '0';
-    }
-    return x;
 }
 
 static int v_iso(Buffer *out, const Code *code, const u8 *p, size_t n) {
@@ -1851,9 +1904,11 @@ static int v_json(Buffer *out, const Code *code, const u8 *p, size_t n) {
     u8 *at;
     if (code->to == 'j') return v_bytes(out, 114, p, n);
     if (code->to != 'J') return LEFT_OUT;
-    at = extend(out, 8);
-    if (!at || !n_value(&s, out, 0) || s.p != s.end) return LEFT_OUT;
-    store32(store32(out->bytes + before, 25), (uint32_t)(out->length - before - 8));
+    at = extend(out, 9);
+    if (!at) return LEFT_OUT;
+    at[8] = 1; /* the version of jsonb's form */
+    if (!n_value(&s, out, 0) || s.p != s.end) return LEFT_OUT;
+    store32(store32(out->bytes + before, 3802), (uint32_t)(out->length - before - 8));
     return WRITTEN;
 }
 
@@ -1872,9 +1927,11 @@ static int v_integer(Buffer *out, const Code *code, int64_t x) {
                 if (x > INT64_C(9007199254740992) || x < -INT64_C(9007199254740992)) return LEFT_OUT;
                 return v_whole(out, 701, (int64_t)bits_of(real), 8);
             }
-            n = snprintf(text, sizeof text, "%lld", (long long)x);
-            if (code->to == 'n' || code->to == 'J' || code->to == 't') return v_bytes(out, 25, text, (size_t)n);
-            return code->to == 'j' ? v_bytes(out, 114, text, (size_t)n) : LEFT_OUT;
+            if (code->to == 'n') return v_scaled(out, code, x < 0, x < 0 ? 0 - (uint64_t)x : (uint64_t)x, 0);
+            n = snprintf(text, sizeof text, "\001%lld", (long long)x); /* behind the version of jsonb's form */
+            if (code->to == 'J') return v_bytes(out, 3802, text, (size_t)n);
+            if (code->to != 't' && code->to != 'j') return LEFT_OUT;
+            return v_bytes(out, v_type(code->to), text + 1, (size_t)n - 1);
         case 'x':
             n = snprintf(text, sizeof text, "%lld", (long long)x);
             return code->to == 't' || code->to == 'y' ? v_bytes(out, v_type(code->to), text, (size_t)n) : LEFT_OUT;
@@ -1888,7 +1945,7 @@ static int v_real(Buffer *out, const Code *code, double x) {
         case 'w':
             if (!(x > -9e18 && x < 9e18) || (double)(int64_t)x != x || !v_is_number(code)) return LEFT_OUT;
             return v_number(out, code, (int64_t)x);
-        case 'h': return code->to == 'n' ? v_decimal_of_real(out, x) : LEFT_OUT;
+        case 'h': return code->to == 'n' ? v_decimal_of_real(out, code, x) : LEFT_OUT;
         default: return v_real_time(out, code, x);
     }
 }
@@ -1929,7 +1986,7 @@ static int v_text(Buffer *out, const Code *code, const u8 *p, size_t n) {
     switch (code->texts) {
         case 'k': return code->to == 't' ? v_bytes(out, 25, p, n) : LEFT_OUT;
         case 'y': return code->to == 'y' ? v_bytes(out, 17, p, n) : LEFT_OUT;
-        case 'n': return code->to == 'n' ? v_decimal_of_text(out, p, n) : v_integer_of_text(out, code, p, n);
+        case 'n': return code->to == 'n' ? v_decimal_of_text(out, code, p, n) : v_integer_of_text(out, code, p, n);
         case 'b': return code->to == 'b' ? v_truth(out, p, n) : LEFT_OUT;
         case 'i': return v_iso(out, code, p, n);
         case 'u': return code->to == 'u' ? v_uuid(out, p, n) : LEFT_OUT;
@@ -1944,7 +2001,7 @@ static int v_blob(Buffer *out, const Code *code, const u8 *p, size_t n) {
         case 'x': return code->to == 't' ? v_bytes(out, 25, p, n) : LEFT_OUT;
         case 'u': return code->to == 'u' && n == 16 ? v_bytes(out, 2950, p, n) : LEFT_OUT;
         case 'j': return v_json(out, code, p, n);
-        case 'd': return code->to == 'n' ? v_decimal_of_text(out, p, n) : v_integer_of_text(out, code, p, n);
+        case 'd': return code->to == 'n' ? v_decimal_of_text(out, code, p, n) : v_integer_of_text(out, code, p, n);
         default: return LEFT_OUT;
     }
 }
@@ -1976,33 +2033,44 @@ static uint32_t little32(const u8 *p) {
 }
 
 #define STIR(a, b, c, by) (a = (a - c) ^ turned(c, by), c += b)
+#define MIX(a, b, c)                                                                                                   \
+    (STIR(a, b, c, 4), STIR(b, c, a, 6), STIR(c, a, b, 8), STIR(a, b, c, 16), STIR(b, c, a, 19), STIR(c, a, b, 4))
 #define LAST(a, b, by) (a = (a ^ b) - turned(b, by))
+#define FINISH(a, b, c)                                                                                                \
+    (LAST(c, b, 14), LAST(a, c, 11), LAST(b, a, 25), LAST(c, b, 16), LAST(a, c, 4), LAST(b, a, 14), LAST(c, b, 24))
 
 /* Bob Jenkins' lookup3 (public domain) with 64 bits of seed and result, as PostgreSQL's hash functions use it on
-** machines that store the least byte first. */
-static uint64_t hash_of(const u8 *p, size_t n, uint64_t seed) {
-    uint32_t a, b, c;
+** machines that store the least byte first; added to `sums`, for two seeds. Each step of it waits for the one before, so
+** both seeds together take hardly longer than one. */
+static void add_hashes(const u8 *p, size_t n, uint64_t first, uint64_t second, uint64_t sums[2]) {
+    uint32_t x, y, z, a, b, c, d, e, f;
     u8 last[12] = {0};
-    a = b = c = 0x9e3779b9u + (uint32_t)n + 3923095u;
-    if (seed) {
-        a += (uint32_t)(seed >> 32);
-        b += (uint32_t)seed;
-        STIR(a, b, c, 4), STIR(b, c, a, 6), STIR(c, a, b, 8), STIR(a, b, c, 16), STIR(b, c, a, 19), STIR(c, a, b, 4);
+    a = b = c = d = e = f = 0x9e3779b9u + (uint32_t)n + 3923095u;
+    if (first) {
+        a += (uint32_t)(first >> 32);
+        b += (uint32_t)first;
+        MIX(a, b, c);
+    }
+    if (second) {
+        d += (uint32_t)(second >> 32);
+        e += (uint32_t)second;
+        MIX(d, e, f);
     }
     for (; n >= 12; p += 12, n -= 12) {
-        a += little32(p);
-        b += little32(p + 4);
-        c += little32(p + 8);
-        STIR(a, b, c, 4), STIR(b, c, a, 6), STIR(c, a, b, 8), STIR(a, b, c, 16), STIR(b, c, a, 19), STIR(c, a, b, 4);
+        x = little32(p), y = little32(p + 4), z = little32(p + 8);
+        a += x, b += y, c += z, d += x, e += y, f += z;
+        MIX(a, b, c);
+        MIX(d, e, f);
     }
     /* what is left: the least byte of the third word belongs to the length */
     memcpy(last, p, n < 8 ? n : 8);
     if (n > 8) memcpy(last + 9, p + 8, n - 8);
-    a += little32(last);
-    b += little32(last + 4);
-    c += little32(last + 8);
-    LAST(c, b, 14), LAST(a, c, 11), LAST(b, a, 25), LAST(c, b, 16), LAST(a, c, 4), LAST(b, a, 14), LAST(c, b, 24);
-    return (uint64_t)b << 32 | c;
+    x = little32(last), y = little32(last + 4), z = little32(last + 8);
+    a += x, b += y, c += z, d += x, e += y, f += z;
+    FINISH(a, b, c);
+    FINISH(d, e, f);
+    sums[0] += (uint64_t)b << 32 | c;
+    sums[1] += (uint64_t)e << 32 | f;
 }
 
 typedef struct {
@@ -2038,8 +2106,8 @@ static void sums_step(sqlite3_context *context, int count, sqlite3_value **value
         sums->failed = 1;
         sqlite_result_error_nomem(context);
     } else if (fine) {
-        for (i = 0; i < 2; i++)
-            sums->sums[i] += hash_of(sums->row.bytes, sums->row.length, (uint64_t)sqlite_value_int64(values[1 + i]));
+        add_hashes(sums->row.bytes, sums->row.length, (uint64_t)sqlite_value_int64(values[1]),
+                   (uint64_t)sqlite_value_int64(values[2]), sums->sums);
         sums->rows++;
     } else {
         sums->left++;
