@@ -155,7 +155,7 @@ def _check_one(
         known = {view.name: view for view in migration.survey.schema.views}
         made = {view.name for view in migration.target.schema.views}
         views = {
-            view.target: View(known[view.source], tuple(each.conversion for each in view.columns), view.unsettled)
+            view.target: View(known[view.source], view.columns, view.unsettled)
             for view in migration.target.views
             if view.source in known and view.target in made
         }
