@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import re
 import shutil
 import struct
@@ -550,6 +552,42 @@ def test_the_hash_is_postgresqls(target: Target, value: bytes, seeds: tuple[int,
     ).fetchone()
     assert theirs is not None
     assert struct.unpack(">4Q", mine) == (*(int(each) % 2**64 for each in theirs), 0, 2)
+
+
+def test_reals_become_the_decimals_that_python_prints(target: Target) -> None:
+    chance = random.Random(7)
+    values = [
+        0.0,
+        0.1 + 0.2,
+        2.0**-24,
+        2.0**-23,
+        5e-7,
+        1e8,
+        99999999.999999,
+        4503599.627370497,
+        1e15 + 0.5,
+        1e22,
+        2.0**70,
+    ]
+    values += [chance.randrange(1, 10**9) / 10 ** chance.randrange(9) for _ in range(2000)]
+    values += [chance.choice([1, 3, 5]) * 2.0 ** chance.randrange(-60, 60) for _ in range(300)]
+    values += [math.nextafter(value, chance.choice([0, math.inf])) for value in values if value]
+    values += [-value for value in values if value]
+    connection = apsw.Connection(":memory:")
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1)
+    connection.load_extension(str(native.extension()), native.ENTRY)
+    left = 0
+    theirs = target.connection.execute(
+        "SELECT hash_record_extended(ROW(record_send(ROW(trim_scale(v::numeric)))), 1)"
+        " FROM unnest(%s::text[]) WITH ORDINALITY AS t (v, n) ORDER BY n",
+        [[repr(value) for value in values]],
+    ).fetchall()
+    for value, (hashed,) in zip(values, theirs, strict=True):
+        ((found,),) = connection.execute("SELECT record_sums('n-h----;', 1, 2, ?)", (value,)).fetchall()
+        mine, _, missing, _ = struct.unpack(">4Q", found)
+        left += missing
+        assert missing or mine == hashed % 2**64, value
+    assert left < 150, left  # powers of two whose 17th digit counts, and what is not in plain digits
 
 
 def test_an_extension_of_another_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dbscale import native
 from dbscale.cli import run
 from dbscale.drivers import postgres
 from dbscale.drivers.sqlite import SqliteSource
@@ -559,6 +560,20 @@ def test_a_view_that_reads_many_rows_is_compared_when_asked_for(
         assert run(["verify", str(migrated), database, "--json", *options]) == status
         findings = json.loads(capsys.readouterr().out)["findings"]
         assert {finding["code"] for finding in findings} == codes
+
+
+@pytest.mark.skipif(native.extension() is None, reason="the SQLite extension was not compiled")
+def test_the_rows_of_a_view_are_fetched_only_where_they_differ(
+    migrated: Path, database: str, target: postgres.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[object] = []
+    difference = verify_views._Sides.difference
+    monkeypatch.setattr(verify_views._Sides, "difference", lambda sides: fetched.append(sides) or difference(sides))
+    assert run(["verify", str(migrated), database]) == 0
+    assert not fetched
+    target.execute("CREATE OR REPLACE VIEW grown AS SELECT id, age FROM children WHERE age >= 3")
+    assert run(["verify", str(migrated), database]) == 1
+    assert len(fetched) == 1
 
 
 def test_the_command_names_rows_and_values(

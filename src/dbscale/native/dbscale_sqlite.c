@@ -1426,13 +1426,16 @@ static int v_bytes(Buffer *out, uint32_t type, const void *bytes, size_t n) {
 
 /* A whole number in `width` bytes. */
 static int v_whole(Buffer *out, uint32_t type, int64_t x, size_t width) {
-    u8 bytes[8];
-    uint64_t bits = (uint64_t)x;
-    size_t i;
+    u8 *at;
     if (width == 4 && (x > 2147483647 || x < -INT64_C(2147483648))) return LEFT_OUT;
     if (width == 2 && (x > 32767 || x < -32768)) return LEFT_OUT;
-    for (i = width; i-- > 0; bits >>= 8) bytes[i] = (u8)(bits & 0xff);
-    return v_bytes(out, type, bytes, width);
+    at = extend(out, 8 + width);
+    if (!at) return LEFT_OUT;
+    at = store32(store32(at, type), (uint32_t)width);
+    if (width == 8) store64(at, (uint64_t)x);
+    else if (width == 4) store32(at, (uint32_t)x);
+    else store16(at, (uint16_t)x);
+    return WRITTEN;
 }
 
 /* The number that PostgreSQL gives a type. */
@@ -1507,27 +1510,6 @@ static int v_scaled(Buffer *out, const Code *code, int negative, uint64_t whole,
     int at = 20;
     for (; whole; whole /= 10) digits[--at] = (char)('0' + whole % 10);
     return v_numeric(out, code, negative, digits + at, 20 - at, 20 - at - scale);
-}
-
-/* A text of digits, of which `point` stand before the point, with `least` digits behind it or more. */
-static int v_plain(Buffer *out, int negative, const char *digits, int n, int point, int least) {
-    char text[400];
-    int at = 0, i, places;
-    while (n && *digits == '0') digits++, n--, point--;
-    while (n && n > point + least && digits[n - 1] == '0') n--;
-    if (!n) point = 0;
-    if (point > 150 || point < -150 || n > 150) return LEFT_OUT;
-    places = n > point ? n - point : 0;
-    if (places < least) places = least;
-    if (negative && n) text[at++] = '-';
-    if (!n || point <= 0) text[at++] = '0';
-    for (i = 0; n && i < point; i++) text[at++] = i < n ? digits[i] : '0';
-    if (places) text[at++] = '.';
-    for (i = 0; i < places; i++) {
-        int place = n ? point + i : n;
-        text[at++] = place >= 0 && place < n ? digits[place] : '0';
-    }
-    return v_bytes(out, 25, text, (size_t)at);
 }
 
 static int v_decimal_of_real(Buffer *out, const Code *code, double x) {
@@ -1779,12 +1761,31 @@ static int n_escaped(Buffer *out, const u8 *p, size_t n) {
     return n_put(out, p + start, n - start) && n_put(out, "\"", 1);
 }
 
+/* A number of digits, of which `point` stand before the point, with `least` digits behind it or more. */
+static int n_plain(Buffer *out, int negative, const char *digits, int n, int point, int least) {
+    char text[400];
+    int at = 0, i, places;
+    while (n && *digits == '0') digits++, n--, point--;
+    while (n && n > point + least && digits[n - 1] == '0') n--;
+    if (!n) point = 0;
+    if (point > 150 || point < -150 || n > 150) return 0;
+    places = n > point ? n - point : 0;
+    if (places < least) places = least;
+    if (negative && n) text[at++] = '-';
+    if (!n || point <= 0) text[at++] = '0';
+    for (i = 0; n && i < point; i++) text[at++] = i < n ? digits[i] : '0';
+    if (places) text[at++] = '.';
+    for (i = 0; i < places; i++) {
+        int place = n ? point + i : n;
+        text[at++] = place >= 0 && place < n ? digits[place] : '0';
+    }
+    return n_put(out, text, (size_t)at);
+}
+
 static int n_number(Scan *s, Buffer *out) {
     const u8 *start = s->p;
     char digits[100];
     int n = 0, fraction = 0, seen = 0, exponent = 0, negative = *s->p == '-';
-    Buffer text = {NULL, 0, 0, 0};
-    int fine;
     if (!json_number(s)) return 0;
     for (start += negative; start < s->p && (*start | 0x20) != 'e'; start++) {
         if (*start == '.') {
@@ -1803,22 +1804,17 @@ static int n_number(Scan *s, Buffer *out) {
         }
         if (*start == '-') exponent = -exponent;
     }
-    fine = v_plain(&text, negative, digits, n, n - fraction + exponent, fraction > exponent ? fraction - exponent : 0);
-    fine = fine && n_put(out, text.bytes + 8, text.length - 8);
-    free(text.bytes);
-    return fine;
+    return n_plain(out, negative, digits, n, n - fraction + exponent, fraction > exponent ? fraction - exponent : 0);
 }
 
 typedef struct {
     size_t key, key_length, value, value_length;
-    const Buffer *in;
 } Member;
 
-/* jsonb's order: shorter keys first. */
-static int n_order(const void *left, const void *right) {
-    const Member *a = left, *b = right;
+/* jsonb's order of keys, which are in `parts`: shorter ones first. */
+static int n_order(const Buffer *parts, const Member *a, const Member *b) {
     if (a->key_length != b->key_length) return a->key_length < b->key_length ? -1 : 1;
-    return a->key_length ? memcmp(a->in->bytes + a->key, b->in->bytes + b->key, a->key_length) : 0;
+    return a->key_length ? memcmp(parts->bytes + a->key, parts->bytes + b->key, a->key_length) : 0;
 }
 
 enum { MOST_MEMBERS = 64, NORMAL_DEPTH = 40 };
@@ -1826,30 +1822,29 @@ enum { MOST_MEMBERS = 64, NORMAL_DEPTH = 40 };
 static int n_value(Scan *s, Buffer *out, int depth);
 
 static int n_object(Scan *s, Buffer *out, int depth) {
-    Member members[MOST_MEMBERS];
+    Member members[MOST_MEMBERS], each;
     Buffer parts = {NULL, 0, 0, 0};
     int count = 0, i, fine = 0;
     s->p++;
     skip_space(s);
     if (s->p < s->end && *s->p == '}') return s->p++, n_put(out, "{}", 2);
     for (;;) {
-        Member *each = &members[count];
-        if (count++ == MOST_MEMBERS) goto end;
-        each->in = &parts;
-        each->key = parts.length;
+        if (count == MOST_MEMBERS) goto end;
+        each.key = parts.length;
         skip_space(s);
         if (!n_unescaped(s, &parts)) goto end;
-        each->value = parts.length;
-        each->key_length = parts.length - each->key;
+        each.value = parts.length;
+        each.key_length = parts.length - each.key;
         skip_space(s);
         if (s->p >= s->end || *s->p++ != ':' || !n_value(s, &parts, depth + 1)) goto end;
-        each->value_length = parts.length - each->value;
+        each.value_length = parts.length - each.value;
+        for (i = count++; i && n_order(&parts, &members[i - 1], &each) > 0; i--) members[i] = members[i - 1];
+        if (i && n_order(&parts, &members[i - 1], &each) == 0) goto end;
+        members[i] = each;
         if (s->p >= s->end || (*s->p != ',' && *s->p != '}')) goto end;
         if (*s->p++ == '}') break;
     }
-    qsort(members, (size_t)count, sizeof *members, n_order);
     for (i = 0; i < count; i++) {
-        if (i && n_order(&members[i - 1], &members[i]) == 0) goto end;
         if (!n_put(out, i ? ", " : "{", i ? 2 : 1)) goto end;
         if (!n_escaped(out, parts.bytes + members[i].key, members[i].key_length)) goto end;
         if (!n_put(out, ": ", 2) || !n_put(out, parts.bytes + members[i].value, members[i].value_length)) goto end;
@@ -1873,8 +1868,23 @@ static int n_array(Scan *s, Buffer *out, int depth) {
     }
 }
 
-static int n_value(Scan *s, Buffer *out, int depth) {
+/* A string; one without escapes stays as it is. */
+static int n_string(Scan *s, Buffer *out) {
     Buffer text = {NULL, 0, 0, 0};
+    const u8 *p = s->p + 1;
+    int fine;
+    while (p < s->end && *p != '"' && *p != '\\' && *p >= 0x20) p++;
+    if (p < s->end && *p == '"') {
+        fine = n_put(out, s->p, (size_t)(p + 1 - s->p));
+        s->p = p + 1;
+        return fine;
+    }
+    fine = n_unescaped(s, &text) && n_escaped(out, text.bytes ? text.bytes : (const u8 *)"", text.length);
+    free(text.bytes);
+    return fine;
+}
+
+static int n_value(Scan *s, Buffer *out, int depth) {
     const char *word;
     int fine;
     skip_space(s);
@@ -1882,10 +1892,7 @@ static int n_value(Scan *s, Buffer *out, int depth) {
     switch (*s->p) {
         case '{': fine = n_object(s, out, depth); break;
         case '[': fine = n_array(s, out, depth); break;
-        case '"':
-            fine = n_unescaped(s, &text) && n_escaped(out, text.bytes ? text.bytes : (const u8 *)"", text.length);
-            free(text.bytes);
-            break;
+        case '"': fine = n_string(s, out); break;
         case 't':
         case 'f':
         case 'n':
