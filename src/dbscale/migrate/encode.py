@@ -178,37 +178,49 @@ class Encoder:
     def _by_rowid(self, reader: Reader, part: Range) -> Iterator[Batch]:
         rowid = f"s.{quote(self.load.rowid)}"
         among = f"FROM {self._table} WHERE {rowid} BETWEEN ? AND ?{self.only} ORDER BY {rowid} LIMIT ?"
-        sql = self._batch_sql(rowid, among)
+        sql, spanned = self._batch_sql(rowid, among), self._spanned_sql()
+        dense = could_be = bool(spanned) and self.most * self.load.widest <= MEMORY
         first, last = _inclusive(part)
         limit = self.most
         while first <= last:
             most = min(limit, self.fitting(reader, among, (first, last)))
+            until = min(last, first + most - 1)
+            asked = (spanned, (first, until)) if dense else (sql, (first, last, most))
             try:
-                batches = list(self._batches(reader, next(reader.rows(sql, (first, last, most)))))
+                batches = list(self._batches(reader, next(reader.rows(*asked))))
             except TooLarge:  # what SQL joins, or makes of one value, is above the source's limit
                 if most > 1:
                     limit = most // 2
                     continue
-                batches = [self._alone(reader, first, last)]
-            if not batches:
-                return
+                batches, dense = [self._alone(reader, first, last)], False
             yield from batches
-            first = as_int(batches[0].last) + 1
+            if not dense:
+                until = as_int(batches[0].last) if batches else last
+            rows = sum(batch.rows + len(batch.refused) for batch in batches)
+            dense = could_be and rows * 2 > until - first
+            first = until + 1
             limit = min(self.most, limit * 2)
+
+    def _spanned_sql(self) -> str:
+        """A SELECT that writes all rows between two rowids, for where most rowids are taken; empty where the form of
+        `_batch_sql` is as fast."""
+        return ""
 
     def _batch_sql(self, rowid: str, among: str) -> str:
         """A SELECT that writes the next rows; `among` names them."""
-        each = "CAST(group_concat(r,''){0} AS BLOB), count(*){0}, count(r){0}"
+        of_all = (
+            f"CAST(group_concat(r,''){of_it} AS BLOB), count(*){of_it}, count(r){of_it}" for of_it in self._filters()
+        )
         return (
-            f"SELECT min(k), max(k), {self._by_share(each)}"
+            f"SELECT min(k), max(k), {', '.join(of_all)}"
             f" FROM (SELECT {rowid} AS k, {self._row} AS r, {self._share} AS o {among})"
         )
 
-    def _by_share(self, aggregates: str) -> str:
-        """Aggregates for each share; `{0}` is where the filter goes. The rows have their share as `o`."""
+    def _filters(self, owner: str = "o") -> list[str]:
+        """What makes an aggregate one of each share in turn; `owner` is the SQL of a row's share."""
         if len(self.shares) == 1:
-            return aggregates.format("")
-        return ", ".join(aggregates.format(f" FILTER (WHERE o={share})") for share in range(len(self.shares)))
+            return [""]
+        return [f" FILTER (WHERE {owner}={share})" for share in range(len(self.shares))]
 
     def _batches(self, reader: Reader, found: Sequence[Value]) -> Iterator[Batch]:
         """The batches that `_batch_sql` wrote, with the rows it left out; none where there are no more rows."""
