@@ -145,7 +145,7 @@ substr(s, 2) ¦ substr(s, 1, 3) ¦ substr(s, -3) ¦ substr(s, -3, 2) ¦ substr(s
 substr(i, 1, 1) ¦ substr(s, j) ¦ substr(s, 1, instr(s, 'a') - 1) ¦ substr(s, instr(s, 'a') + 1) ¦ substr(s, 0) ¦ substring(s, 2, 2)
 instr(s, 'a') ¦ instr(s, '') ¦ instr(s, k) ¦ instr(i, 1) ¦ hex(x) ¦ unicode(s) ¦ char(65, 66) ¦ char(233) ¦ sign(i) ¦ sign(r)
 abs(i) ¦ abs(r) ¦ abs(-3) ¦ round(i) ¦ max(i, j) ¦ min(i, j) ¦ max(i, 5, j) ¦ min(s, k) ¦ max(s, 'b') ¦ max(r, 1.5)
-printf('%d-%s', i, s) ¦ printf('%%') ¦ format('x%dy', j) ¦ printf('%s', i) ¦ printf('a:b ? $1 %s', s)
+printf('%05d', i) ¦ printf('%02d:%02d', j, i) ¦ printf('<%03d>', -7) ¦ printf('%01d', i) ¦ printf('%d-%s', i, s) ¦ printf('%%') ¦ format('x%dy', j) ¦ printf('%s', i) ¦ printf('a:b ? $1 %s', s)
 cast(i AS TEXT) ¦ cast(r AS INTEGER) ¦ cast(n AS INTEGER) ¦ cast(i AS REAL) ¦ cast(i AS REAL) / 4 ¦ cast(s AS TEXT) ¦ cast(b AS INTEGER)
 cast(i AS NUMERIC) ¦ cast(j AS INT) ¦ cast(NULL AS INTEGER) ¦ cast(i AS VARCHAR(10)) || 'x'
 typeof(i) ¦ typeof(s) ¦ typeof(r) ¦ typeof(x) ¦ typeof(i) = 'integer' ¦ typeof(s) <> 'text' ¦ typeof(i) IN ('integer', 'null')
@@ -163,6 +163,7 @@ julianday(ts) - julianday(d) ¦ strftime('%s', ts) ¦ strftime('%w', d) ¦ unixe
 ts > datetime(d) ¦ date(ts, '-30 days') < d
 js -> 'a' IS NULL ¦ js ->> 'a' = 5 ¦ js ->> '$.b' = 'x' ¦ json_extract(js, '$.b') = '5' ¦ json_extract(js, '$.c.d[1]') = 2
 json_extract(js, '$.a') <> 5 ¦ js ->> 'b' IN ('x', '5') ¦ json_extract(js, '$.zzz') IS NULL ¦ json_extract(js, '$.c') IS NOT NULL ¦ js IS NULL
+cast(js ->> 'a' AS INTEGER) ¦ CAST(json_extract(js, '$.b') AS INT) ¦ cast(js ->> 'e' AS INTEGER) + 1 ¦ cast(js -> 'c' ->> 'd' AS INTEGER) ¦ cast(json_extract(js, '$.c') AS INTEGER) ¦ cast(json_extract(js, '$[1]') AS INTEGER) >= i
 json_valid(js) ¦ js ->> 'a' IS 5 ¦ '5' = js ->> 'a' ¦ js -> 'c' ->> 'd' IS NULL
 """
 
@@ -200,6 +201,20 @@ def test_times_held_as_numbers(pair: Pair) -> None:
             translate(expression, made)
 
 
+JSON_VALUES = ("5", "-5.9", "5.999999", "1e3", "1e30", "-1e30", "9223372036854775807", "-9223372036854775808",
+               "99999999999999999999", "true", "false", "null", "[5]", "{}", '""', '" 12abc"', '"+7"', '"-8.9"', '"- 8"',
+               '"\\t9"', '"1e3"', '"0x10"', '"99999999999999999999"', '"\u0665"', '"가"')  # fmt: skip
+
+
+@pytest.mark.parametrize("json", JSON_VALUES)
+def test_a_value_out_of_json_as_a_whole_number(json: str, pair: Pair) -> None:
+    document = '{"a": ' + json + "}"
+    sql = translate("CAST(json_extract(js, '$.a') AS INTEGER)", scope()).sql.replace('"js"', "doc")
+    ours = pair.postgres.execute(f"SELECT {sql} FROM (SELECT %b::jsonb AS doc) x".encode(), [document]).fetchone()
+    theirs = next(pair.sqlite.execute("SELECT CAST(json_extract(?, '$.a') AS INTEGER)", [document]))
+    assert ours == theirs
+
+
 def test_text_keeps_every_character(pair: Pair) -> None:
     text = "tab\there\nline\r 'quoted' \\ back % %s ? $1 :x é😀"
     expression = "'" + text.replace("'", "''") + "'"
@@ -230,7 +245,7 @@ def test_is_refused_with_a_reason(expression: str) -> None:
 
 
 IN_A_VIEW = r"""
-strftime('%Y', ts) ¦ strftime('%Y-%m', ts) ¦ strftime('%d.%m.%Y %H:%M:%S', ts) ¦ strftime('%j', d) ¦ strftime('week of %Y "q" %%', d)
+printf('%,d', i) ¦ printf('%,d|%,d', j * 1000003, -j) ¦ strftime('%Y', ts) ¦ strftime('%Y-%m', ts) ¦ strftime('%d.%m.%Y %H:%M:%S', ts) ¦ strftime('%j', d) ¦ strftime('week of %Y "q" %%', d)
 strftime('%Y-%m-%dT%H:%M:%fZ', ts) ¦ hex(s) ¦ d || '' ¦ 'on ' || date(ts) ¦ datetime(ts) || 'Z' ¦ substr(d, 1, 4) ¦ d LIKE '2024%' ¦ length(date(ts))
 """
 

@@ -45,7 +45,7 @@ SELECT state, count(*) AS n FROM orders GROUP BY state ORDER BY n DESC, state ¦
 SELECT u.id FROM users u JOIN orders o USING (id) ¦ SELECT id, qty FROM users JOIN orders USING (id) ¦ SELECT * FROM (SELECT id, name FROM users) a LEFT JOIN (SELECT id, qty FROM orders) b USING (id) ¦ SELECT o.id FROM orders o CROSS JOIN users u ON u.id = o.user_id
 SELECT count(DISTINCT state), count(*) FILTER (WHERE qty > 1) FROM orders ¦ SELECT name FROM users WHERE email = 'ANN@X.ORG' ¦ SELECT name FROM users WHERE name LIKE 'a%' ¦ SELECT group_concat(DISTINCT qty) FROM orders WHERE qty = 1 ¦ SELECT u1.name FROM users u1 JOIN users u2 ON u1.email = u2.email AND u1.id <> u2.id
 SELECT u.name, o.qty, w.id FROM users u JOIN (orders o JOIN users w ON w.id = o.user_id OR o.qty = 7) ON o.user_id = u.id ¦ SELECT o.id, w.id FROM ((users u JOIN orders o ON o.user_id = u.id) LEFT JOIN users w ON w.id = o.qty) ¦ SELECT u.id, orders.id FROM users u LEFT JOIN (orders) ON orders.user_id = u.id ¦ SELECT * FROM users u JOIN (orders o, "Odd Table" k) ON o.user_id = u.id AND k."select" = o.id
-SELECT active, count(*) FROM users GROUP BY active ¦ SELECT sum(active) FROM users ¦ SELECT id FROM users WHERE NOT active ¦ SELECT id, active = 1 AS yes FROM users ¦ SELECT max(active) FROM users ¦ SELECT 1 AS one, NULL AS nought, 2.5 AS real, x'00' AS blob
+SELECT o.desc, desc AS end FROM (SELECT note AS desc, id FROM orders) o WHERE desc IS NOT NULL ORDER BY o.desc, o.id ¦ SELECT name, max(id) FROM users ¦ SELECT active, count(*) FROM users GROUP BY active ¦ SELECT sum(active) FROM users ¦ SELECT id FROM users WHERE NOT active ¦ SELECT id, active = 1 AS yes FROM users ¦ SELECT max(active) FROM users ¦ SELECT 1 AS one, NULL AS nought, 2.5 AS real, x'00' AS blob
 """
 
 

@@ -459,7 +459,7 @@ def _call(node: Call, scope: Scope) -> Value:
         within = replace(scope, windows=None)
     elif functions.is_aggregate(node):
         own, named = replace(scope, outer=None), names(node)
-        if named and all(own.column(each) is None for each in named):
+        if scope.outer is not None and named and all(own.column(each) is None for each in named):
             raise Untranslatable(f"{node.name}() in a subquery is an aggregate of the query around it")
         within = replace(scope, picked={})
     values = [compile_node(argument, within) for argument in node.arguments]

@@ -189,9 +189,9 @@ class Expressions(Words):
 
     def name(self) -> Node:
         token = self.token
-        parts = [self.identifier()]
+        parts = [self.identifier(clearly=True)]
         while self.accept_operator("."):
-            parts.append(self.identifier())
+            parts.append(self.identifier(clearly=True))
         if token.kind == "text" and len(parts) == 1:
             raise NotUnderstood("unexpected text")
         return Name(tuple(parts[-2:]), maybe_text=token.kind == "double" and len(parts) == 1)

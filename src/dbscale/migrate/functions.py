@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from dbscale.migrate import moments
 from dbscale.migrate.comparison import compare
-from dbscale.migrate.json_values import json_path
+from dbscale.migrate.json_values import json_integer, json_path
 from dbscale.migrate.syntax import Call, Constant
 from dbscale.migrate.values import (
     MOMENTS,
@@ -194,11 +194,12 @@ def _char(values: Arguments, immutable: bool) -> Value:
     return constant_value(Constant("".join(chr(code or 0) for code in codes)))
 
 
+_PADDED = re.compile(r"%0(\d{1,2})d")
 _FORMAT = re.compile(r"%%|%d|%i|%s|%[^a-zA-Z%]*[a-zA-Z%]?")
 
 
 def _printf(values: Arguments, immutable: bool) -> Value:
-    """`%d` of whole numbers, `%s` of text and whole numbers, `%%`; NULL is nothing to %s, and 0 to %d."""
+    """`%d`, `%05d`, `%,d` of whole numbers, `%s` of these and text, `%%`; NULL is nothing to %s, and 0 to %d."""
     template = values[0].constant.value if values[0].constant is not None else None
     if not isinstance(template, str):
         raise Untranslatable("printf() with a format that is not a literal")
@@ -210,7 +211,7 @@ def _printf(values: Arguments, immutable: bool) -> Value:
         place = mark.end()
         if mark.group() == "%%":
             parts.append(literal("%"))
-        elif mark.group() in ("%d", "%i", "%s") and rest:
+        elif rest and (mark.group() in ("%d", "%i", "%s", "%,d") or _PADDED.fullmatch(mark.group())):
             parts.append(_printed(mark.group(), rest.pop(0), immutable))
         else:
             raise Untranslatable(f"printf() with {mark.group()}")
@@ -223,9 +224,19 @@ def _printed(mark: str, value: Value, immutable: bool) -> str:
     if mark == "%s":
         return f"COALESCE({_text(value, immutable).sql}, '')"
     number = as_number(value)
-    if number.kind != "int":
-        raise Untranslatable("printf() of what is not a whole number")
-    return f"COALESCE({number.operand}, 0)::text"
+    if number.kind not in ("int", "null") or not number.repeatable:
+        raise Untranslatable("printf() of what is not a whole number, or is calculated more than once")
+    whole = f"COALESCE({number.operand}, 0)"
+    padded = _PADDED.fullmatch(mark)
+    if padded is not None:
+        text = f"ltrim({whole}::text, '-')"
+        size = f"greatest(length({text}), {int(padded[1])} - ({whole} < 0)::int)"
+        return f"CASE WHEN {whole} < 0 THEN '-' ELSE '' END || lpad({text}, {size}, '0')"
+    if mark == "%,d":
+        if immutable:
+            raise Untranslatable("PostgreSQL's to_char() is not immutable")
+        return f"to_char({whole}, 'FM9,999,999,999,999,999,999')"
+    return f"{whole}::text"
 
 
 # -- numbers ---------------------------------------------------------------------------------------------------
@@ -466,6 +477,8 @@ def cast(value: Value, type_: str, *, immutable: bool) -> Value:
         return value
     if affinity == "TEXT":
         return replace(as_text(value, immutable=immutable), affinity="TEXT", collation="", explicit=False)
+    if affinity == "INTEGER" and value.kind == "dynamic":
+        return json_integer(value)
     if affinity in ("INTEGER", "REAL", "NUMERIC"):
         number = as_number(value)
         if affinity == "REAL":

@@ -162,7 +162,9 @@ class _Parser(Expressions):
         return Output(operand, self.alias(), text=text)
 
     def alias(self) -> str:
-        if self.accept("AS") or self.token.kind in ("double", "quoted", "text"):
+        if self.accept("AS"):
+            return self.identifier(clearly=True)
+        if self.token.kind in ("double", "quoted", "text"):
             return self.identifier()
         if self.token.kind == "word" and self.word() not in RESERVED:
             return self.identifier()

@@ -73,3 +73,22 @@ def compare_json(operator: str, left: Value, right: Value) -> tuple[str, str]:
     if isinstance(constant, str) and constant[:1] in ("{", "["):
         raise Untranslatable("a JSON document is compared as text")
     return left.operand, literal(json.dumps(constant, ensure_ascii=False)) + "::jsonb"
+
+
+_DIGITS = literal("^[ \t\n\v\f\r]*([+-]?[0-9]+)")
+_LEAST, _GREATEST = -(1 << 63), (1 << 63) - 1
+
+
+def json_integer(value: Value) -> Value:
+    """CAST of a value out of JSON to INTEGER: a text as far as it is a whole number, no more than 64 bits."""
+    one = value.sql
+    number = f"({one})::numeric"
+    whole = f"CASE WHEN trunc({number}) = {number} THEN {number} ELSE trunc(({number})::float8)::numeric END"
+    text = f"COALESCE(substring({one} #>> '{{}}' FROM {_DIGITS})::numeric, 0)"
+    found = (
+        f"CASE jsonb_typeof({one}) WHEN 'number' THEN {whole} WHEN 'string' THEN {text} "
+        f"WHEN 'boolean' THEN ({one})::boolean::int::numeric WHEN 'array' THEN 0 WHEN 'object' THEN 0 END"
+    )
+    # LEAST and GREATEST would make a number of NULL.
+    sql = f"(CASE WHEN {one} IS NOT NULL THEN LEAST(GREATEST({found}, {_LEAST}), {_GREATEST}) END)::bigint"
+    return Value(sql=sql, kind="int", affinity="INTEGER", repeatable=value.repeatable)

@@ -142,6 +142,13 @@ RESERVED = frozenset(
 """Words that are not read as names where they stand bare."""
 
 
+_ALSO_NAMES = frozenset(
+    ("ASC", "DESC", "OFFSET", "NULLS", "WINDOW", "END", "LIKE", "GLOB", "REGEXP", "MATCH", "INDEXED")
+)
+_ALSO_NAMES |= {"OUTER", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL"}
+"""Of the reserved words those that SQLite takes for a name where nothing else could stand."""
+
+
 class Words:
     """A place in the words of a statement, and what can be read there."""
 
@@ -180,9 +187,11 @@ class Words:
         if not self.accept_operator(operator):
             raise NotUnderstood(f"{operator!r} is expected, not {self.token.text!r}")
 
-    def identifier(self) -> str:
+    def identifier(self, *, clearly: bool = False) -> str:
+        """The name at hand; `clearly`: after a dot or AS, or where an operand begins, some words are names as well."""
         token = self.token
-        if token.kind == "word" and token.text.upper() in RESERVED:
+        reserved = RESERVED - _ALSO_NAMES if clearly else RESERVED
+        if token.kind == "word" and token.text.upper() in reserved:
             raise NotUnderstood(f"a name is expected, not {token.text!r}")
         if token.kind not in ("word", "double", "quoted", "text"):
             raise NotUnderstood(f"a name is expected, not {token.text!r}")

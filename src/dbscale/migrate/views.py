@@ -282,7 +282,7 @@ def result(value: Value) -> Value:
     if value.kind == "truth":
         return as_number(value)
     if value.kind == "dynamic":
-        raise Untranslatable("a value out of JSON has no one type; CAST it in the view")
+        raise Untranslatable("a value out of JSON has no one type; CAST it AS INTEGER in the view, or compare it")
     if value.kind == "float" and value.constant is not None:
         return replace(value, sql=as_float(value), constant=None)
     if value.kind == "null":
