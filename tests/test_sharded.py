@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -386,6 +387,22 @@ def test_the_source_is_read_once(
     assert reads() == once
     assert once["predictions"] >= 4
     assert once.keys() == {"crops", "users", "farms", "predictions", "visits"}
+
+
+def test_a_server_that_ends_idle_transactions(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database may wait for its first row of a part for as long as the others' are read."""
+    rows = SqliteReader.rows
+
+    def slowly(self: SqliteReader, sql: str, parameters: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        if re.search(r"pgcopy|group_concat\(r,", sql):
+            time.sleep(0.2)
+        return rows(self, sql, parameters)
+
+    monkeypatch.setattr(SqliteReader, "rows", slowly)
+    for name in place.urls:
+        place(name, f"ALTER DATABASE {place(name, 'SELECT current_database()')[0][0]}"
+              " SET idle_in_transaction_session_timeout = '50ms'")  # fmt: skip
+    assert place.migrate() == 0
 
 
 def _map(kind: str, starts: list[Any], **more: Any) -> Any:

@@ -60,7 +60,7 @@ def refuse_pooler(connection: Connection) -> None:
 
 
 def settle(connection: Connection) -> None:
-    """Set what results depend on for this session: dates in ISO form, UTC, exact floats, no statement time-out.
+    """Set what results depend on for this session: dates in ISO form, UTC, exact floats, no time-outs.
 
     Not for a transaction pooler, where a session is not ours alone: there, use `SET LOCAL` in each transaction.
     """
@@ -68,6 +68,7 @@ def settle(connection: Connection) -> None:
         "SELECT set_config('DateStyle', 'ISO, YMD', false), set_config('TimeZone', 'UTC', false),"
         " set_config('IntervalStyle', 'iso_8601', false), set_config('extra_float_digits', '1', false),"
         " set_config('bytea_output', 'hex', false), set_config('statement_timeout', '0', false),"
+        " set_config('idle_in_transaction_session_timeout', '0', false),"  # one database of several may wait for rows
         " set_config('standard_conforming_strings', 'on', false)"
     )
 
