@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import importlib.util
 import json
 import os
 import platform
@@ -54,6 +55,12 @@ def unavailable(why: str) -> None:
     if os.environ.get("DBSCALE_REQUIRE_ALL") == "1":
         pytest.fail(why)
     pytest.skip(why)
+
+
+def websockets() -> None:
+    """Skip the test where libsql-client is not installed, or fail it where everything is required."""
+    if importlib.util.find_spec("libsql_client") is None:
+        unavailable("no libsql-client: pip install 'dbscale[turso]'")
 
 
 @dataclass

@@ -991,6 +991,11 @@ OBJECTS = (
         sql="CREATE TABLE t(a); CREATE INDEX i ON t(a); INSERT INTO t VALUES (1); ANALYZE;"
         "CREATE TABLE _litestream_seq(id INTEGER PRIMARY KEY, seq INTEGER);"
         "CREATE TABLE _litestream_lock(id INTEGER); CREATE TABLE libsql_wasm_func_table(name TEXT, body TEXT);",
+        findings=found(
+            "bookkeeping-skipped _litestream_seq",
+            "bookkeeping-skipped _litestream_lock",
+            "bookkeeping-skipped libsql_wasm_func_table",
+        ),
         types={"t.a": "bigint"},
         rows={"SELECT a FROM t": [("1",)]},
         has=("INDEX i ON %s.t",),

@@ -28,7 +28,7 @@ from dbscale.migrate import encode
 from dbscale.migrate.source import read_schema
 from dbscale.plan import Conversion, Load, LoadColumn
 from fix_proxy import Proxy
-from fix_sqld import Keys, Sqld, serve_file
+from fix_sqld import Keys, Sqld, serve_file, websockets
 
 START = Callable[..., Sqld]
 NASTY = [
@@ -42,7 +42,7 @@ NASTY = [
 def url(request: pytest.FixtureRequest) -> Callable[[Sqld], str]:
     """The server's URL, once for each way to it."""
     if request.param == "ws":
-        pytest.importorskip("libsql_client")
+        websockets()
         return lambda server: f"ws://127.0.0.1:{server.hrana}"
     return lambda server: server.url
 
@@ -361,7 +361,7 @@ def test_a_transaction_that_ended_is_noticed(sqld: START) -> None:
 
 
 def test_a_websocket_transaction_that_ended_is_noticed(sqld: START) -> None:
-    pytest.importorskip("libsql_client")
+    websockets()
     server = sqld()
     numbers(server, 10)
     with LibsqlSource(f"ws://127.0.0.1:{server.hrana}").snapshot() as (reader,):

@@ -22,7 +22,7 @@ from dbscale.migrate.model import (
     SourceTable,
     SourceTerm,
 )
-from dbscale.migrate.source import lost, read_schema
+from dbscale.migrate.source import bookkeeping, lost, read_schema
 from test_declaration import tables
 
 Schema = Callable[[str], SourceSchema]
@@ -204,12 +204,16 @@ def test_views_triggers_and_what_is_not_a_table(schema: Schema) -> None:
         """CREATE TABLE t(a, b); CREATE VIEW v(x) AS SELECT a FROM t; CREATE VIEW broken AS SELECT nope FROM t;
         CREATE TRIGGER tr AFTER UPDATE ON t BEGIN UPDATE t SET b = 1; END;
         CREATE VIRTUAL TABLE f USING fts5(title, body); CREATE VIRTUAL TABLE r USING rtree(id, x0, x1);
-        CREATE TABLE f_notes(x); CREATE TABLE sqlitely(a);
+        CREATE TABLE f_notes(x); CREATE TABLE sqlitely(a); CREATE TABLE libsql_notes(a); CREATE TABLE _cf_mine(a);
+        CREATE TABLE turso_cdc_mine(a); CREATE TABLE _litestream_of_mine(a);
         CREATE TABLE _litestream_seq(id); CREATE TABLE libsql_wasm_func_table(name); CREATE TABLE turso_cdc(id);
         CREATE TABLE _cf_KV(k); CREATE TABLE __drizzle_migrations(id);
         CREATE INDEX i ON t(a); INSERT INTO t VALUES (1, 2); ANALYZE;"""
     )
-    assert [table.name for table in found.tables] == ["t", "f_notes", "sqlitely", "__drizzle_migrations"]
+    own = ["libsql_notes", "_cf_mine", "turso_cdc_mine", "_litestream_of_mine"]
+    assert [table.name for table in found.tables] == ["t", "f_notes", "sqlitely", *own, "__drizzle_migrations"]
+    told = {finding.where for finding in bookkeeping(found)}
+    assert told == {"_litestream_seq", "libsql_wasm_func_table", "turso_cdc", "_cf_KV"}
     assert [(view.name, view.columns) for view in found.views] == [("v", ("x",)), ("broken", ())]
     assert found.views[0].sql == "CREATE VIEW v(x) AS SELECT a FROM t"
     (trigger,) = found.triggers

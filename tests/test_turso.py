@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from dump import dump
-from fix_sqld import Keys, Sqld, serve_file
+from fix_sqld import Keys, Sqld, serve_file, websockets
 
 # As Drizzle declares its columns, with the tables of Better Auth
 DRIZZLE = """
@@ -92,7 +92,7 @@ def test_a_server_and_its_file_give_equal_databases(
     sqld: Callable[..., Sqld], new_database: Callable[..., str], tmp_path: Path, way: str
 ) -> None:
     if way == "ws":
-        pytest.importorskip("libsql_client")
+        websockets()
     file = shutil.copy(serve_file(tmp_path / "served", fill), tmp_path / "app.db")
     server = sqld("served")
     of_file, of_server = new_database(), new_database()

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from dump import dump
-from fix_sqld import Keys, Sqld, serve_file
+from fix_sqld import Keys, Sqld, serve_file, websockets
 from test_libsql import OWN
 from test_turso import fill, migrate
 
@@ -95,7 +95,7 @@ def test_every_scheme_gives_the_file(
 ) -> None:
     """`http` and `ws` are in test_turso. The token is wanted, and given in the ways in which URLs have it."""
     if scheme == "wss":
-        pytest.importorskip("libsql_client")
+        websockets()
     file = serve_file(tmp_path / "served", fill)
     of_file, of_server = new_database(), new_database()
     migrate(str(file), of_file)
@@ -309,6 +309,8 @@ def test_what_is_libsqls_own_arrives(sqld: START, new_database: NEW, way: str) -
         source = str(server.home / "dbs" / "default" / "data")
     output = migrate(source, target, *(["--copy-first"] if way == "copied" else []))
     assert "verified" in output
+    assert "note: _litestream_seq: it is the bookkeeping" in output
+    assert "note: turso_cdc: it is the bookkeeping" in output
     with psycopg.connect(target) as connection:
         pgvector = connection.execute("SELECT count(*) FROM pg_extension WHERE extname = 'vector'").fetchone() == (1,)
         tables = {name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}

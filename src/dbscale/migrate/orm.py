@@ -204,7 +204,11 @@ def _drizzle(table: SourceTable, column: SourceColumn) -> Hint | None:
 
 
 def _looks_json(name: str) -> bool:
-    return bool(re.search(r"(?i)json|metadata|payload|settings|preferences|options|attributes|tags$", name))
+    return bool(
+        re.search(
+            r"(?i)json|data$|meta|payload|settings|preferences|options|attributes|config|context|details|tags$", name
+        )
+    )
 
 
 def _better_auth(table: SourceTable, column: SourceColumn) -> Hint | None:

@@ -20,7 +20,7 @@ from dbscale.migrate.model import Choice, SourceSchema, SourceTable, TableProfil
 from dbscale.migrate.names import Identifiers
 from dbscale.migrate.profile import DUPLICATE_KEYS, profile, with_broken
 from dbscale.migrate.room import check_server, check_writable, clashes, empty, has_extension, look, shadowed
-from dbscale.migrate.source import lost, read_schema, unknown_collations
+from dbscale.migrate.source import bookkeeping, lost, read_schema, unknown_collations
 from dbscale.migrate.target import Target
 from dbscale.plan import Load, LoadColumn, Plan
 from dbscale.schema import Schema, quote
@@ -293,6 +293,7 @@ def survey_source(
     findings = (
         *damage,
         *lost(schema),
+        *bookkeeping(schema),
         *unknown_collations(schema, source.title),
         *findings,
         *_repeated_keys(choices, profiles),

@@ -31,7 +31,12 @@ from dbscale.schema import quote
 
 Row = tuple[Any, ...]
 
-_INTERNAL = re.compile(r"sqlite_|libsql_|_litestream_|_cf_|turso_cdc|turso_sync_|__turso_internal_", re.IGNORECASE)
+_INTERNAL = re.compile(
+    r"sqlite_.*|libsql_(?:wasm_func_table|vector_meta_shadow|vector_index)|_litestream_(?:seq|lock)"
+    r"|_cf_(?:kv|metadata|alarm)|turso_cdc(?:_version)?|turso_sync_last_change_id|__turso_internal_.*",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Whole names: an application may well have a table libsql_notes."""
 _SHADOWS = {
     "fts3": ("content", "segments", "segdir", "docsize", "stat"),
     "fts4": ("content", "segments", "segdir", "docsize", "stat"),
@@ -75,6 +80,20 @@ def lost(schema: SourceSchema) -> tuple[Finding, ...]:
             original=each.sql,
         )
         for each in schema.unreadable
+    )
+
+
+def bookkeeping(schema: SourceSchema) -> tuple[Finding, ...]:
+    """A finding for each table that is not copied since it is the bookkeeping of a program, but SQLite's own."""
+    return tuple(
+        Finding(
+            code="bookkeeping-skipped",
+            where=each.name,
+            says="it is the bookkeeping of libSQL, Turso, Litestream or Cloudflare, and is not copied",
+            try_="is it the application's own? rename it in the source, then migrate",
+        )
+        for each in schema.skipped
+        if each.kind == "internal" and not each.name.lower().startswith("sqlite_")
     )
 
 
@@ -153,7 +172,7 @@ class _SchemaReader:
         for name, _ in names:
             if name in modules:
                 kinds[name] = "virtual"
-            elif _INTERNAL.match(name):
+            elif _INTERNAL.fullmatch(name):
                 kinds[name] = "internal"
             elif listed.get(name) == "shadow" or fold(name) in shadows:
                 kinds[name] = "shadow"
