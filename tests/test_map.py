@@ -144,6 +144,20 @@ def test_the_catalog_gives_back_the_map_and_so_does_the_file(map_: Map) -> None:
     assert file.parse(tomllib.loads(file.rewrite(text, replace(map_, path="m.toml")))) == map_
 
 
+def test_a_file_of_a_windows_editor_stays_one(tmp_path: Path) -> None:
+    place = tmp_path / "farms.toml"
+    text = (
+        '# ours\nname = "farms"\nkey = "bigint"\ntables = { farms = "id" }\n'
+        'ranges = [\n  { id = "f0", from = 0, shard = "s" },\n]\n'
+    )
+    place.write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    (map_,) = file.load(place).maps
+    done = file.rewritten(str(place), split(map_, "f0", 50, "f1"))
+    assert done.startswith(b"\xef\xbb\xbf# ours\r\nname")
+    assert b'  { id = "f1", from = 50, shard = "s" },\r\n]\r\n' in done
+    assert done.count(b"\n") == done.count(b"\r\n") == text.count("\n") + 1
+
+
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=5),
        st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=5))  # fmt: skip
 def test_sets_of_keys(one: list[tuple[int, int]], two: list[tuple[int, int]]) -> None:

@@ -242,6 +242,14 @@ def test_a_wal_that_came_without_its_shm_stays_so(tmp_path: Path, writer: Callab
     with SqliteSource(tmp_path / "copy" / "w.db").snapshot(2) as readers:
         assert [count(reader) for reader in readers] == [1001] * 2
     assert digest(tmp_path / "copy") == before
+    with SqliteSource(tmp_path / "copy" / "w.db").snapshot() as (reader,):
+        other = writer(tmp_path / "copy" / "w.db")
+        assert other.say("INSERT INTO t VALUES (-2, 'of one who came meanwhile')") == "ok"
+        assert count(reader) == 1001
+    assert {file.name for file in (tmp_path / "copy").iterdir()} == {"w.db", "w.db-wal", "w.db-shm"}
+    assert other.say("INSERT INTO t VALUES (-3, 'and goes on')") == "ok"
+    with SqliteSource(tmp_path / "copy" / "w.db").snapshot() as (reader,):
+        assert count(reader) == 1003
 
 
 def test_what_readers_at_one_time_or_killed_ones_leave_goes_with_the_last(tmp_path: Path) -> None:

@@ -455,7 +455,7 @@ def merge_command(
 
 
 def _rewrite(old: Map, new: Map, *, dry_run: bool, yes: bool, as_json: bool) -> None:
-    text = file.rewrite(Path(old.path).read_text(encoding="utf-8"), new)
+    text = file.rewritten(old.path, new)
     if as_json:
         output.answer_json(mapping.content(new))
     else:
@@ -464,7 +464,7 @@ def _rewrite(old: Map, new: Map, *, dry_run: bool, yes: bool, as_json: bool) -> 
     if dry_run:
         return
     output.confirm(f"Write {old.path}?", yes=yes)
-    Path(old.path).write_text(text, encoding="utf-8")
+    Path(old.path).write_bytes(text)
     output.say(f"{old.path} is written; now: dbscale shards apply {new.name}")
 
 

@@ -242,6 +242,8 @@ def tidy(path: Path, before: frozenset[str]) -> None:
     with suppress(apsw.Error, OSError):  # then they stay: not ours to remove, and they do no harm
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
+            if connection.readonly("main"):
+                return
             if frames:
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()

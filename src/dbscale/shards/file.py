@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -284,6 +285,14 @@ def restore(data: Mapping[str, Any], path: str = "the catalog") -> Map:
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|#[^\n]*|[][]')
 _UNTIL = re.compile(r"^until\s*=[^\n]*\n", re.MULTILINE)
+
+
+def rewritten(path: str, map_: Map) -> bytes:
+    """As `rewrite`, the whole content of the file, with the line ends and the mark that it has."""
+    content_ = Path(path).read_bytes()
+    text = rewrite(content_.decode("utf-8-sig").replace("\r\n", "\n"), map_)
+    ends = "\r\n" if b"\r\n" in content_ else "\n"
+    return text.replace("\n", ends).encode("utf-8-sig" if content_.startswith(BOM_UTF8) else "utf-8")
 
 
 def rewrite(text: str, map_: Map) -> str:
