@@ -7,8 +7,10 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from dbscale.cli import dbscale, run
+from dbscale.drivers import postgres
 from dump import dump
 
 SHOP = """
@@ -184,6 +187,43 @@ def test_dry_run_changes_nothing(shop: Path, database: str, capsys: pytest.Captu
     assert "nothing is blocked" in shown
     assert dump(database) == before
     assert rows(database, "SELECT to_regnamespace('dbscale')") == [(None,)]
+
+
+def test_a_role_s_own_settings_change_nothing(
+    shop: Path, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(shop)) as source:
+        source.executescript(
+            "CREATE TABLE floats (id INTEGER PRIMARY KEY, real REAL, day DATE, bytes BLOB, at TIMESTAMP);"
+            "INSERT INTO floats VALUES (1, 0.1, '2020-02-01', x'00ff5c', '2020-02-01 12:00:00+05:30');"
+            "CREATE VIEW sums AS SELECT id, real * 3 AS much, day, at FROM floats"
+        )
+    settings = (
+        "datestyle = 'SQL, DMY'",
+        "timezone = 'Asia/Kolkata'",
+        "extra_float_digits = -5",
+        "bytea_output = escape",
+        "intervalstyle = sql_standard",
+        "standard_conforming_strings = off",
+        "search_path = nosuch",
+        "idle_in_transaction_session_timeout = 100",
+        "statement_timeout = '1s'",
+    )
+    name = urlsplit(database).path.removeprefix("/")
+    execute(database, ";".join(f"ALTER DATABASE {name} SET {each}" for each in settings))
+    assert run(["migrate", str(shop), database]) == 0
+    assert run(["verify", str(shop), database]) == 0
+    assert run(["status", database]) == 0
+    assert "  1  done" in capsys.readouterr().out
+    with postgres.connect(database) as connection, postgres.reading(connection):
+        connection.execute("SELECT 1")
+        time.sleep(0.3)  # as when the source takes long
+        assert connection.execute("SELECT 0.1::float8 + 0.2::float8, timestamptz 'epoch'").fetchone() == (
+            0.1 + 0.2,
+            datetime(1970, 1, 1, tzinfo=UTC),
+        )
+    assert run(["doctor", database]) == 1  # fsync is off here
+    assert run(["undo", "1", database, "--yes"]) == 0
 
 
 @pytest.mark.parametrize("words", [[], ["--into-existing"]])

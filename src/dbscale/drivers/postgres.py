@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,25 @@ from dbscale.errors import ConfigError, DbscaleError, Missing, Unfinished, Unrea
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 CONNECT_SECONDS = 10
+# What the text of results depends on, and what ends a session that waits for the other side: a role or a database may
+# have settings of its own for each.
+_RESULTS = {
+    "DateStyle": "ISO, YMD",
+    "TimeZone": "UTC",
+    "IntervalStyle": "iso_8601",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "standard_conforming_strings": "on",
+}
+_PATIENCE = {"idle_in_transaction_session_timeout": "0", "transaction_timeout": "0"}
+
+
+def _setting(values: Mapping[str, str], *, local: bool) -> str:
+    """An expression that sets these, those that the server's version has; for the transaction alone where `local`."""
+    return " || ".join(
+        f"CASE WHEN current_setting('{name}', true) IS NOT NULL THEN set_config('{name}', '{value}', {local}) END"
+        for name, value in values.items()
+    )
 
 
 def connect(
@@ -38,6 +57,11 @@ def connect(
             keepalives_count=6,
             tcp_user_timeout=60_000,
         )
+        # Behind a transaction pooler a session is not ours to set: there `reading` does it, for its transaction.
+        own, settings = f"pg_backend_pid() = {connection.info.backend_pid}", _setting(_RESULTS, local=False)
+        connection.execute(f"SELECT CASE WHEN {own} THEN {settings} END".encode())
+        if not autocommit:
+            connection.commit()
     except psycopg.ProgrammingError as error:
         raise ConfigError(
             "this is no connection string that libpq takes", where=display(url), try_="postgresql://user@host:5432/name"
@@ -60,23 +84,20 @@ def refuse_pooler(connection: Connection) -> None:
 
 
 def settle(connection: Connection) -> None:
-    """Set what results depend on for this session: dates in ISO form, UTC, exact floats, no time-outs.
+    """Set what results depend on for this session: dates in ISO form, UTC, exact floats; and no time-outs, as one
+    database of several may wait for rows.
 
     Not for a transaction pooler, where a session is not ours alone: there, use `SET LOCAL` in each transaction.
     """
-    connection.execute(
-        "SELECT set_config('DateStyle', 'ISO, YMD', false), set_config('TimeZone', 'UTC', false),"
-        " set_config('IntervalStyle', 'iso_8601', false), set_config('extra_float_digits', '1', false),"
-        " set_config('bytea_output', 'hex', false), set_config('statement_timeout', '0', false),"
-        " set_config('idle_in_transaction_session_timeout', '0', false),"  # one database of several may wait for rows
-        " set_config('standard_conforming_strings', 'on', false)"
-    )
+    settings = _setting({**_RESULTS, **_PATIENCE, "statement_timeout": "0"}, local=False)
+    connection.execute(f"SELECT {settings}".encode())
 
 
 @contextmanager
 def reading(connection: Connection) -> Iterator[Connection]:
-    """A READ ONLY transaction with one snapshot; rolled back at the end."""
-    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    """A READ ONLY transaction with one snapshot; rolled back at the end. It may wait while another side is read."""
+    settings = _setting({**_RESULTS, **_PATIENCE}, local=True)
+    connection.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {settings}".encode())
     try:
         yield connection
     finally:
