@@ -16,8 +16,8 @@ from dbscale.migrate.encode import Batch, Encoder
 from dbscale.plan import Conversion, Load
 from dbscale.schema import columns_sql, literal, quote
 
-MOST_SHARES = 4
-"""Databases among which one SELECT without a subquery divides the rows."""
+MOST_DIVIDING = 2_000
+"""Characters of SQL that say whose a row is, where they are worked out once for each database."""
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 
@@ -110,8 +110,8 @@ class BinaryEncoder(Encoder):
 
     def _spanned_sql(self) -> str:
         """Without the subquery, out of which SQLite would copy every value: it takes a quarter less time. Among many
-        databases the owner would be worked out too often."""
-        if len(self.shares) > MOST_SHARES:
+        databases, or by a time, the owner would be worked out too often."""
+        if len(self.shares) * len(self._share) > MOST_DIVIDING:
             return ""
         rowid = f"s.{quote(self.load.rowid)}"
         written = f"pgcopy({self.codes()}, {rowid}, {', '.join(self.values())})"
