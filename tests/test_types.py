@@ -196,7 +196,15 @@ CASES: list[tuple[str, str, list[str], str, str, set[str]]] = [
     # libSQL's vectors
     ("vector", "F32_BLOB(2)", ["x'0000803f00002040'"], "vector(2)", "blobs=f32", set()),
     ("vector with its byte", "FLOAT32(2)", ["x'0000803f0000204001'"], "vector(2)", "blobs=f32", set()),
-    ("vector of 64 bits", "F64_BLOB(1)", ["x'000000000000f03f02'"], "double precision[]", "blobs=f64", set()),
+    (
+        "vector of 64 bits",
+        "F64_BLOB(1)",
+        ["x'000000000000f03f02'"],
+        "double precision[]",
+        "blobs=f64",
+        {"vector-without-pgvector"},
+    ),
+    ("vector of 16 bits", "FLOAT16(1)", ["x'003c05'"], "bytea", "blobs=keep", {"vector-without-pgvector"}),
     ("vector too short", "F32_BLOB(2)", ["x'0000803f'"], "bytea", "blobs=keep", {"not-a-vector"}),
 ]
 
@@ -409,7 +417,8 @@ def test_what_the_user_chose_goes_for_the_family() -> None:
 
 def test_vectors_without_pgvector_become_arrays() -> None:
     found = column("F32_BLOB(2)", ["x'0000803f00002040'"], options=Options(vectors=False))
-    assert (found.choice("t.a").type, readings(found), found.codes("t.a")) == ("real[]", "blobs=f32", set())
+    assert (found.choice("t.a").type, readings(found)) == ("real[]", "blobs=f32")
+    assert found.codes("t.a") == {"vector-without-pgvector"}
     chosen = column("BLOB", ["x'0000803f00002040'", "x'0000803f01'"], "real[]")
     assert (readings(chosen), chosen.findings) == ("blobs=f32", ())
 

@@ -65,6 +65,23 @@ class Place:
         return f" ({'; '.join(values)})" if values else ""
 
 
+def no_vector(at: Place, choice: Choice) -> list[Finding]:
+    """What becomes of a libSQL vector that is none of pgvector's."""
+    name = base(choice.type)[0]
+    if name == "vector":
+        return []
+    if name == "real[]":
+        says = "the target has no extension vector, or the vector has more dimensions than it takes (16,000)"
+        try_ = "CREATE EXTENSION vector in the target, and plan again"
+    elif name == "bytea":
+        says = "pgvector has no counterpart of this kind that dbscale writes: the bytes are kept as libSQL has them"
+        try_ = "for a vector, store it as F32_BLOB in the source: UPDATE … SET c = vector32(vector_extract(c))"
+    else:
+        says = "pgvector has no vector of 64-bit numbers"
+        try_ = "to search by distance, with 32 bits: an index on (column::vector(n))"
+    return [at.finding("vector-without-pgvector", f"it becomes {choice.type}: {says}", try_, "behaviour")]
+
+
 def misfit(at: Place, meant: str, kept: str, what: Misfit) -> Finding:
     """Values that do not fit what was declared, for which the column is kept as another type."""
     kind = wish(at.column.declared).kind

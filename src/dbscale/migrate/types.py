@@ -231,7 +231,9 @@ def _declared(at: Place, options: Options) -> tuple[Choice, list[Finding]]:
 
 
 def _fitting(at: Place, choice: Choice, first: str, nearest: Misfit | None) -> tuple[Choice, list[Finding]]:
-    """A type the declaration means, and what to say where it is not the narrowest such type."""
+    """A type the declaration means, and what to say where it is not the narrowest such type, or no vector."""
+    if wish(at.column.declared).kind == "vector":
+        return choice, [*remarks.no_vector(at, choice), *remarks.about(at, choice)]
     if choice.type in (first, first.partition("[")[0] + "[]") or (first, choice.type) == ("timestamp", "timestamptz"):
         return choice, remarks.about(at, choice)
     finding = remarks.widened(at, first, choice.type, nearest)
