@@ -6,6 +6,7 @@
 The work is the sample marketplace's transactions, served by sqld. Every contender loads the same rows in turn into an
 embedded PostgreSQL; the dump is sqld's own (`GET /dump`, what `turso db shell .dump` prints), turned into COPY input
 and piped to psql as a person would do it: into bare columns of numbers and text, nothing converted or checked. Medians.
+The seconds of the CPU, of dbscale and of sqld, speak of the work where the clock speaks of what else the machine does.
 DBSCALE_SQLD names the server's program.
 """
 
@@ -16,6 +17,7 @@ import http.client
 import os
 import platform
 import re
+import resource
 import shutil
 import signal
 import sqlite3
@@ -27,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 from bench_migrate import Result, make_marketplace, timed
@@ -58,6 +61,19 @@ def main() -> None:
                 growth(Path(folder), url, options.sqld, sizes)
 
 
+class Server(NamedTuple):
+    """A libSQL server at work."""
+
+    url: str
+    pid: int
+
+    def cpu(self) -> float:
+        """Seconds of the CPU that it has used; 0 where there is no /proc."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        fields = stat.read_text().rpartition(")")[2].split() if stat.exists() else ["0"] * 13
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
 def target(folder: Path) -> Iterator[str]:
     """An embedded PostgreSQL for the time of the block."""
@@ -70,8 +86,8 @@ def target(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def served(program: str, file: Path, home: Path) -> Iterator[str]:
-    """A libSQL server with a copy of the file; its URL."""
+def served(program: str, file: Path, home: Path) -> Iterator[Server]:
+    """A libSQL server with a copy of the file."""
     spot = home / "dbs" / "default"
     spot.mkdir(parents=True)
     (home / ".version").write_text("0.24.32")
@@ -94,7 +110,7 @@ def served(program: str, file: Path, home: Path) -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.1)
-        yield f"http://{address}"
+        yield Server(f"http://{address}", process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
@@ -108,8 +124,8 @@ def race(folder: Path, url: str, program: str, transactions: int, rounds: int) -
     make_marketplace(file, transactions)
     with served(program, file, folder / "served") as server:
         contenders: dict[str, Callable[[], Result]] = {
-            "server, SQL": lambda: migrated(url, server),
-            "server, --copy-first": lambda: migrated(url, server, "--copy-first"),
+            "server, SQL": lambda: migrated(url, server.url, server=server),
+            "server, --copy-first": lambda: migrated(url, server.url, "--copy-first", server=server),
             "file": lambda: migrated(url, str(file)),
             "dump to psql": lambda: dumped(url, server),
         }
@@ -124,12 +140,13 @@ def race(folder: Path, url: str, program: str, transactions: int, rounds: int) -
     print(
         f"\n{transactions:,} transactions; {os.cpu_count()} cores, {platform.machine()}; medians of {rounds} rounds\n"
     )
-    print(f"{'':24} {'whole':>8} {'load':>8} {TABLE + '/s':>16} {'memory':>8}")
+    print(f"{'':24} {'whole':>8} {'load':>8} {TABLE + '/s':>16} {'memory':>8} {'CPU':>8} {'of sqld':>8}")
     for name, runs in results.items():
-        whole, load, rate, memory = (
-            statistics.median(run[key] for run in runs) for key in ("whole", "load", "rate", "memory")
+        whole, load, rate, memory, cpu, of_server = (
+            statistics.median(run[key] for run in runs) for key in ("whole", "load", "rate", "memory", "cpu", "server")
         )
-        print(f"{name:24} {whole:8.2f} {load:8.2f} {rate:16,.0f} {memory / 1e6:5.0f} MB")
+        cells = f"{whole:8.2f} {load:8.2f} {rate:16,.0f} {memory / 1e6:5.0f} MB {cpu:8.2f} {of_server:8.2f}"
+        print(f"{name:24} {cells}")
 
 
 def growth(folder: Path, url: str, program: str, sizes: list[int]) -> None:
@@ -140,26 +157,30 @@ def growth(folder: Path, url: str, program: str, sizes: list[int]) -> None:
         make_marketplace(file, size)
         with served(program, file, folder / f"served{size}") as server:
             for way in ((), ("--copy-first",)):
-                result = migrated(url, server, *way)
+                result = migrated(url, server.url, *way, server=server)
                 name = way[0] if way else "SQL"
                 cells = f"{result['whole']:8.2f} {result['rate']:16,.0f} {result['memory'] / 1e6:5.0f} MB"
                 print(f"{size:14,} {name:>14} {cells}")
         file.unlink()
 
 
-def migrated(url: str, source: str, *options: str) -> Result:
-    """`dbscale migrate` as a process, into an empty target."""
+def migrated(url: str, source: str, *options: str, server: Server | None = None) -> Result:
+    """`dbscale migrate` as a process, into an empty target, with the CPU's seconds of it and of the server."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA IF EXISTS dbscale CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     command = [sys.executable, "-m", "dbscale.cli", "migrate", source, url, "--yes", "--json", "--no-verify"]
     command += ["--only", TABLE, *options]
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), server.cpu() if server else 0.0
     whole, document, memory = timed(command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     (table,) = (each for each in document["tables"] if each["table"] == TABLE)
     return {
         "whole": whole,
         "load": document["load_seconds"],
         "rate": table["loaded"] / document["load_seconds"],
         "memory": memory,
+        "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "server": server.cpu() - began if server else 0.0,
     }
 
 
@@ -171,7 +192,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
     return found[1].replace(rb"\r", b"\r").replace(rb"\n", b"\n")
 
 
-def dumped(url: str, server: str) -> Result:
+def dumped(url: str, server: Server) -> Result:
     """The server's dump, of which a filter makes COPY input for psql: only this table, and no constraint."""
     psql = shutil.which("psql") or "psql"
     with psycopg.connect(url, autocommit=True) as connection:
@@ -185,10 +206,10 @@ def dumped(url: str, server: str) -> Result:
         "-c",
         f"COPY dumped.{TABLE} FROM STDIN (FORMAT csv, QUOTE '''')",
     ]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), server.cpu()
     loading = subprocess.Popen(command, stdin=subprocess.PIPE)
     assert loading.stdin is not None
-    connection_ = http.client.HTTPConnection(server.removeprefix("http://"), timeout=600)
+    connection_ = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=600)
     connection_.request("GET", "/dump")
     head = f"INSERT INTO {TABLE} VALUES(".encode()
     rows = 0
@@ -205,7 +226,14 @@ def dumped(url: str, server: str) -> Result:
         (arrived,) = connection.execute(f"SELECT count(*) FROM dumped.{TABLE}").fetchone() or (0,)
         if arrived != rows:
             raise SystemExit(f"{rows} rows were dumped, {arrived} arrived")
-    return {"whole": seconds, "load": seconds, "rate": rows / seconds, "memory": 0}
+    return {
+        "whole": seconds,
+        "load": seconds,
+        "rate": rows / seconds,
+        "memory": 0,
+        "cpu": 0,
+        "server": server.cpu() - used,
+    }
 
 
 if __name__ == "__main__":
