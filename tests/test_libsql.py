@@ -544,6 +544,22 @@ def test_reading_can_be_stopped_from_another_thread(sqld: START, url: Callable[[
 # Tokens, blocked writes, replicas
 
 
+def test_reading_from_a_stalled_server_can_be_stopped(sqld: START, proxy: Callable[[str], Proxy]) -> None:
+    """Ctrl-C waits neither for the answer, nor for that to the keep-alive's question."""
+    server = sqld()
+    numbers(server, 10)
+    through = proxy(server.url)
+    source = LibsqlSource(through.url)
+    with source.snapshot() as (reader,):
+        assert len(copied(reader)) == 10
+        through.stall()
+        began = time.monotonic()
+        threading.Timer(6, source.interrupt).start()  # by then the keep-alive waits, too
+        with pytest.raises(SourceError, match="stopped"):
+            copied(reader)
+    assert time.monotonic() - began < 20
+
+
 def test_tokens(sqld: START, url: Callable[[Sqld], str], tmp_path: Path) -> None:
     keys = Keys(tmp_path)
     server = sqld("locked", "--auth-jwt-key-file", str(keys.public_file))

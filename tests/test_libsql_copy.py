@@ -101,6 +101,28 @@ def test_a_log_that_was_compacted_is_copied_from_its_snapshot(sqld: START) -> No
     assert list((server.home / "dbs" / "default" / "snapshots").iterdir()), "the log was never compacted"
 
 
+def test_a_snapshot_that_is_put_together_just_then_is_asked_for_again(
+    sqld: START, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sqld merges its snapshots while it gives them out, and may look for a file that is no more."""
+    from dbscale.drivers import wal_log
+
+    server = sqld()
+    numbers(server, 100)
+    entries = wal_log._Copying._entries
+    missing: list[str] = ["No such file or directory %28os error 2%29"]
+
+    def once(self: Any, hello: Any) -> int:
+        if missing:
+            wal_log._check("2", missing.pop())
+        return entries(self, hello)
+
+    monkeypatch.setattr(wal_log._Copying, "_entries", once)
+    with source(server).snapshot() as (reader,):
+        assert copied(reader) == [(i, f"row {i}") for i in range(1, 101)]
+    assert not missing
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_connection_is_cut_at_random_pages(sqld: START, proxy: Callable[[str], Proxy], seed: int) -> None:
     server = sqld()
