@@ -299,7 +299,8 @@ def test_a_table_becomes_partitioned_with_its_rows_and_back(deployment: Deployme
         was.kind, was.indexes, [c.definition for c in was.constraints if c.kind != "n"],
     )  # fmt: skip
     assert [c.name for c in now.columns] == [c.name for c in was.columns]
-    assert deployment("home", "INSERT INTO sales (amount) VALUES (1) RETURNING id") == [(62,)]
+    # 62 was given to the row that found no partition.
+    assert deployment("home", "INSERT INTO sales (amount) VALUES (1) RETURNING id") == [(63,)]
 
 
 def test_partitions_are_made_ahead_and_retired(deployment: Deployment) -> None:
@@ -393,6 +394,22 @@ def test_one_server_with_a_partition_for_each_range(deployment: Deployment, farm
     after = deployment.state(farms)
     assert after["home"][0] == before["home"][0]
     assert deployment("home", "SELECT * FROM farms ORDER BY id") == rows
+
+
+def test_numbers_of_deleted_rows_do_not_come_again(deployment: Deployment, farms: Map) -> None:
+    sales = file.parse(TIMES, "sales.toml")
+    deployment(
+        "home", "INSERT INTO farms (area) SELECT n FROM generate_series(1, 150) n; DELETE FROM farms WHERE id > 140"
+    )
+    deployment("home", "DELETE FROM sales WHERE id > 50; ALTER SEQUENCE sales_id_seq RESTART 61")
+    plans = [deployment.apply(farms, "partitions"), deployment.apply(sales)]
+    for farm, sale in ((151, 61), (152, 62)):
+        assert deployment("home", "INSERT INTO farms (area) VALUES (1) RETURNING id") == [(farm,)]
+        added = "INSERT INTO sales (created_at, amount) VALUES ('2026-11-01Z', 1) RETURNING id"
+        assert deployment("home", added) == [(sale,)]
+        deployment("home", f"DELETE FROM farms WHERE id = {farm}; DELETE FROM sales WHERE id = {sale}")
+        while plans:
+            deployment.undo(plans.pop())
 
 
 def test_a_coordinator_reads_over_all_shards(deployment: Deployment, farms: Map, tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ def _convert(map_: Map, table: LiveTable, column: str, database: str, now: datet
     ]
     stored = ", ".join(quote(c.name) for c in table.columns if not c.generated)
     undo = [
+        *_remember(table, parent),
         f"ALTER TABLE {parent} DETACH PARTITION {before}",
         f"INSERT INTO {before} ({stored}) SELECT {stored} FROM {parent}",
         f"DROP TABLE {parent}",
@@ -206,18 +207,14 @@ def _wider(constraint: Constraint, column: str) -> Constraint:
 def _hand_over(table: LiveTable, old: str) -> Iterator[str]:
     """Give the numbers to the partitioned table: a partition has no identity of its own.
 
-    An identity goes on where the old one was, which may be beyond the rows: numbers of deleted rows do not come again.
+    They go on where the old ones were, which may be beyond the rows: numbers of deleted rows do not come again.
     """
     place = quote(table.schema, old)
+    yield from _remember(table, place)
     for column in _numbered(table):
-        if not column.identity:
-            yield _go_on(table, column.name, rows_of=place)
-            continue
-        ours, theirs = (
-            f"pg_get_serial_sequence({literal(each)}, {literal(column.name)})" for each in (table.sql, place)
-        )
-        yield f"SELECT setval({ours}, greatest(nextval({theirs}), max({quote(column.name)}) + 1), false) FROM {place}"
-        yield f"ALTER TABLE {place} ALTER COLUMN {quote(column.name)} DROP IDENTITY"
+        yield _go_on(table, column.name, rows_of=place)
+        if column.identity:
+            yield f"ALTER TABLE {place} ALTER COLUMN {quote(column.name)} DROP IDENTITY"
 
 
 def _numbered(table: LiveTable) -> tuple[Column, ...]:
@@ -225,11 +222,25 @@ def _numbered(table: LiveTable) -> tuple[Column, ...]:
     return tuple(column for column in table.columns if column.identity or column.default.startswith("nextval("))
 
 
+def _remember(table: LiveTable, place: str) -> Iterator[str]:
+    """Keep, for the rest of the transaction, the number before the next one that each sequence of a table gives."""
+    for column in _numbered(table):
+        sequence = f"pg_get_serial_sequence({literal(place)}, {literal(column.name)})"
+        last = f"coalesce((nextval({sequence}) - 1)::text, '')"
+        yield f"SELECT set_config({literal(_last(table, column.name))}, {last}, true)"
+
+
+def _last(table: LiveTable, column: str) -> str:
+    """The setting in which `_remember` keeps a number."""
+    return f"dbscale.last_{[each.name for each in table.columns].index(column)}"
+
+
 def _go_on(table: LiveTable, column: str, *, rows_of: str = "") -> str:
-    """Let an identity go on after the greatest number there is."""
+    """Let an identity go on after the greatest number there is, and after the one that `_remember` kept."""
     sequence = f"pg_get_serial_sequence({literal(table.sql)}, {literal(column)})"
-    greatest = f"coalesce(max({quote(column)}), 1), count(*) > 0"
-    return f"SELECT setval({sequence}, {greatest}) FROM {rows_of or table.sql}"
+    kept = f"nullif(nullif(current_setting({literal(_last(table, column))}, true), '')::bigint, 0)"
+    greatest = f"SELECT greatest({kept}, max({quote(column)})) AS last FROM {rows_of or table.sql}"
+    return f"SELECT setval({sequence}, coalesce(last, 1), last IS NOT NULL) FROM ({greatest}) AS given"
 
 
 def _old_keys(table: LiveTable) -> Iterator[str]:
@@ -359,6 +370,7 @@ def _made_anew(table: LiveTable, like: LiveTable, suffix: str, parts: list[str])
     copy = quote(table.schema, f"{table.name[:54]}_rows")
     yield f"ALTER TABLE {table.sql} RENAME TO {quote(f'{table.name[:54]}_before')}"
     yield f"CREATE TABLE {copy} AS SELECT {stored} FROM {old}"
+    yield from _remember(table, old)
     yield f"DROP TABLE {old}"
     yield from create(like, suffix=suffix)
     yield from parts
