@@ -417,6 +417,14 @@ TAMPERED = [
         "ALTER TABLE children DROP CONSTRAINT {foreign}; ALTER TABLE children ADD CONSTRAINT {foreign} FOREIGN KEY (parent_id) REFERENCES parents (id)",
         "verify-foreign-key",
     ),
+    (
+        "ALTER TABLE children DROP CONSTRAINT {foreign}; ALTER TABLE children ADD CONSTRAINT {foreign} FOREIGN KEY (parent_id) REFERENCES parents (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED NOT VALID",
+        "verify-foreign-key",
+    ),
+    (
+        "ALTER TABLE children DROP CONSTRAINT {check}; ALTER TABLE children ADD CONSTRAINT {check} CHECK (age BETWEEN 0 AND 150) NOT VALID",
+        "verify-check",
+    ),
     ("ALTER TABLE parents DROP CONSTRAINT {unique}", "verify-key"),
     ("ALTER TABLE children DROP CONSTRAINT {primary}", "verify-key"),
     ("ALTER TABLE parents ALTER id RESTART WITH 5", "verify-identity"),
