@@ -1,18 +1,27 @@
 #!/usr/bin/env python3
 """What routing costs: a key among 1,024 ranges, a statement that was seen before, and one that was not.
 
+    scripts/bench shards [URL] [--migrate MILLIONS] [--shards N] [--pairs N]
+
 With the URL of a database that may be filled, also what a routed point query costs over one that is not routed, on
-the same pool of the same server, in pairs.
+the same pool of the same server, in pairs. With `--migrate`, also what a migration of the marketplace with so many
+millions of transactions takes straight into N shards beside one into a single database, in turns, on embedded servers.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import timeit
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +32,7 @@ from dbscale.query import parse
 from dbscale.shards.map import Map, Maps, Range, shard_for
 from dbscale.shards.route import route, route_statement
 
+HERE = Path(__file__).resolve().parent
 RANGES = 1024
 STATEMENT = (
     "SELECT f.name, p.crop_type FROM farms f JOIN predictions p ON p.farm_id = f.id WHERE f.id = $1 AND p.yield > 5"
@@ -112,7 +122,96 @@ def _compare(cluster: dbscale.Cluster) -> None:
         print(f"{title:42}{one:10.1f}{two:10.1f}{two / one - 1:8.1%}")
 
 
+def straight_into_shards(millions: float, shards: int, pairs: int) -> None:
+    """Whole migrations into one database and into shards, each a server of its own; the medians of the pairs."""
+    with tempfile.TemporaryDirectory(prefix="dbscale-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # as root, the servers run as another user
+        bench = ShardedMigration(folder, shards)
+        rows = round(millions * 1_000_000)
+        bench.call(str(HERE / "marketplace.py"), str(bench.source), "--transactions", str(rows))
+        farms = int(bench.query("SELECT max(id) FROM farms"))
+        step = farms // shards + 1
+        ranges = "".join(f'{{ id = "f{n}", from = {n * step}, shard = "s{n}" }},' for n in range(shards))
+        keys = {"farms": "id"} | dict.fromkeys(("farm_tags", "transactions", "predictions"), "farm_id")
+        tables = ", ".join(f'"bench.{table}" = "{key}"' for table, key in keys.items())
+        (folder / "farms.toml").write_text(
+            f'name = "farms"\nkey = "bigint"\ntables = {{ {tables} }}\nuntil = {step * shards}\nranges = [{ranges}]\n'
+        )
+        try:
+            times = [(bench.migrate(), bench.migrate("--shard-map", "farms.toml")) for _ in range(pairs)]
+        finally:
+            bench.call("-m", "dbscale.cli", "local", "down", "--remove", "--yes")
+    print(f"\n{'migration, seconds':42}{'single':>10}{f'{shards} shards':>10}{'ratio':>8}  medians of {pairs} pairs")
+    for title, place in (("whole", 0), ("load", 1)):
+        one, many = (statistics.median(pair[which][place] for pair in times) for which in (0, 1))
+        ratio = statistics.median(pair[1][place] / pair[0][place] for pair in times)
+        print(f"{title:42}{one:10.2f}{many:10.2f}{ratio:8.3f}")
+
+
+class ShardedMigration:
+    """A folder with a source, a configuration and servers: `home`, and one for each shard."""
+
+    def __init__(self, folder: Path, shards: int) -> None:
+        self.folder = folder
+        self.source = folder / "marketplace.db"
+        self.names = ["home", *(f"s{n}" for n in range(shards))]
+        databases = "".join(f'[databases.{name}]\nurl = "embedded:{name}"\n' for name in self.names)
+        entries = "".join(f'{name} = "{name}"\n' for name in self.names[1:])
+        (folder / "dbscale.toml").write_text(f'{databases}[shards]\nhome = "home"\n{entries}')
+
+    def call(self, *arguments: str) -> str:
+        """A Python program in the folder; what it prints."""
+        environment = {**os.environ, "DBSCALE_DATA": str(self.folder / "data")}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}: {done.stderr}")
+        return done.stdout
+
+    def query(self, sql: str) -> Any:
+        with closing(sqlite3.connect(self.source)) as connection:
+            return connection.execute(sql).fetchone()[0]
+
+    def migrate(self, *more: str) -> tuple[float, float]:
+        """The seconds of a migration into empty databases: all of it, and its load."""
+        import psycopg
+
+        for name in self.names:
+            url = self.call("-m", "dbscale.cli", "local", "url", name).strip()
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("SET client_min_messages TO error")
+                connection.execute("DROP SCHEMA IF EXISTS bench CASCADE")
+                connection.execute("DROP SCHEMA IF EXISTS dbscale CASCADE")
+                connection.execute("CHECKPOINT")
+        self.query("SELECT count(*) FROM transactions")
+        command = [
+            "-m",
+            "dbscale.cli",
+            "migrate",
+            "marketplace.db",
+            "home",
+            "--schema",
+            "bench",
+            "--no-verify",
+            "--json",
+        ]
+        began = time.perf_counter()
+        told = json.loads(self.call(*command, *more))
+        return time.perf_counter() - began, told["load_seconds"]
+
+
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", nargs="?", help="a database that may be filled")
+    parser.add_argument(
+        "--migrate", type=float, metavar="MILLIONS", help="also migrate so many millions of transactions"
+    )
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=5)
+    options = parser.parse_args()
     main()
-    if len(sys.argv) > 1:
-        on_a_server(sys.argv[1])
+    if options.url:
+        on_a_server(options.url)
+    if options.migrate:
+        straight_into_shards(options.migrate, options.shards, options.pairs)

@@ -269,6 +269,19 @@ def test_keys_without_an_owner_block(place: Place, capsys: pytest.CaptureFixture
     assert place("one", "SELECT count(*) FROM farms WHERE id >= 300") == [(0,)]
 
 
+def test_a_map_of_another_schema_blocks(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.migrate("--schema", "shop", "--json") == 2
+    said = json.loads(capsys.readouterr().out)
+    assert said["error"]["see"] == "docs/errors.md#shard-table-missing"
+    assert 'let the map say "shop.farms"' in str(said)
+    keys = {"farms": "id", "predictions": "farm_id", "visits": "farm_id"}
+    tables = ", ".join(f'"shop.{name}" = "{key}"' for name, key in keys.items())
+    map_ = place.folder / "shard_maps" / "farms.toml"
+    map_.write_text(re.sub("tables = .*", f"tables = {{ {tables} }}", MAP).replace('"crops"', '"shop.crops"'))
+    assert place.migrate("--schema", "shop") == 0
+    assert [place(name, "SELECT count(*) FROM shop.farms") for name in ("one", "two")] == [[(200,)], [(100,)]]
+
+
 def test_undo_and_again(place: Place) -> None:
     """What a run took back leaves nothing; a shard's own runs and those of another home are told apart."""
     place("one", "CREATE SCHEMA other")

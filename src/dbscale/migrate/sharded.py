@@ -107,7 +107,7 @@ def spread(migration: Migration, source: Source, maps: Maps, servers: Servers, *
         state_schema=migration.options.state_schema,
     )
     for map_ in maps.maps:
-        work.findings += client.findings(map_, facts)
+        work.findings += (_in_its_schema(finding, work.schema.name) for finding in client.findings(map_, facts))
         work.findings += later(map_)
     made = Plan(
         title=f"{migration.plan.title}, by {', '.join(map_.name for map_ in maps.maps)}",
@@ -118,6 +118,14 @@ def spread(migration: Migration, source: Source, maps: Maps, servers: Servers, *
         options=migration.plan.options,
     )
     return replace(migration, plan=made, loads=loads, parts=_parts(work, facts, schemas, loads))
+
+
+def _in_its_schema(finding: Finding, schema: str) -> Finding:
+    """A table that is not there may be one that the map means in another schema."""
+    if finding.code != "shard-table-missing" or schema == "public":
+        return finding
+    table = finding.where.rpartition(".")[2]
+    return replace(finding, try_=f'the migration fills the schema {schema}: let the map say "{schema}.{table}"')
 
 
 def _look(work: _Spread, name: str, *, ignore_rows: bool) -> None:
@@ -370,7 +378,9 @@ def _map_name(work: _Spread, table: Table) -> str:
     """A table's name as its map has it."""
     map_ = work.map_of(table.name)
     full = f"{work.schema.name}.{table.name}"
-    return full if map_ is not None and full in (*map_.tables, *map_.reference) else table.name
+    if map_ is not None and full in (*map_.tables, *map_.reference):
+        return full
+    return table.name if work.schema.name == "public" else full  # a map says `farms` of public.farms alone
 
 
 def _live(work: _Spread, name: str, table: Table) -> LiveTable:
