@@ -122,9 +122,9 @@ def spread(migration: Migration, source: Source, maps: Maps, servers: Servers, *
 
 def _in_its_schema(finding: Finding, schema: str) -> Finding:
     """A table that is not there may be one that the map means in another schema."""
+    table = finding.where.rpartition(".")[2]
     if finding.code != "shard-table-missing" or schema == "public":
         return finding
-    table = finding.where.rpartition(".")[2]
     return replace(finding, try_=f'the migration fills the schema {schema}: let the map say "{schema}.{table}"')
 
 
@@ -375,12 +375,10 @@ def _expected(work: _Spread, name: str, schema: Schema) -> Live:
 
 
 def _map_name(work: _Spread, table: Table) -> str:
-    """A table's name as its map has it."""
-    map_ = work.map_of(table.name)
-    full = f"{work.schema.name}.{table.name}"
-    if map_ is not None and full in (*map_.tables, *map_.reference):
-        return full
-    return table.name if work.schema.name == "public" else full  # a map says `farms` of public.farms alone
+    """A table's name as its map has it; `farms` is public.farms."""
+    map_, full = work.map_of(table.name), f"{work.schema.name}.{table.name}"
+    on_it = map_ is not None and full in (*map_.tables, *map_.reference)
+    return full if on_it or work.schema.name != "public" else table.name
 
 
 def _live(work: _Spread, name: str, table: Table) -> LiveTable:
