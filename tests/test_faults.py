@@ -96,6 +96,7 @@ def test_empty_file_is_an_empty_database(tmp_path: Path, database: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.one_server  # ten seconds of waiting
 def test_locked_by_a_writer(small: Path, database: str) -> None:
     writer = sqlite3.connect(small, isolation_level=None)
     writer.execute("BEGIN EXCLUSIVE")
