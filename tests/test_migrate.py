@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from by_hand import execute, rows
 from dbscale.cli import dbscale, run
 from dbscale.drivers import postgres
 from dump import dump
@@ -61,16 +62,6 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, An
     """A command line with --json: its status and its document."""
     status = run([*arguments, "--json"])
     return status, json.loads(capsys.readouterr().out)
-
-
-def rows(url: str, query: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url) as connection:
-        return connection.execute(query.encode()).fetchall()
-
-
-def execute(url: str, script: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(script.encode())
 
 
 def test_every_row_is_accounted_for(shop: Path, database: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
+from by_hand import execute, make, rows
 from dbscale.cli import run
 
 VALUES = [
@@ -35,22 +35,6 @@ VALUES = [
     ("date", "'2024-01-01'), ('2024-01-01 10:00'", 1, "has a time of day"),
     ("text", "'a'), (x'00ff'", 1, "x'00ff'"),
 ]
-
-
-def make(path: Path, sql: str) -> str:
-    with sqlite3.connect(path) as connection:
-        connection.executescript(sql)
-    return str(path)
-
-
-def execute(url: str, script: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(script.encode())
-
-
-def rows(url: str, query: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url) as connection:
-        return connection.execute(query.encode()).fetchall()
 
 
 def keys(url: str) -> list[tuple[Any, ...]]:

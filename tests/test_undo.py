@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from by_hand import execute, make, rows
 from dbscale import undoing
 from dbscale.cli import run
 from dump import dump
@@ -16,26 +16,10 @@ from dump import dump
 USAGE = 2
 
 
-def make(file: Path, script: str) -> str:
-    with sqlite3.connect(file) as connection:
-        connection.executescript(script)
-    return str(file)
-
-
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     return make(tmp_path / "z.db", "CREATE TABLE z (a INTEGER PRIMARY KEY); INSERT INTO z VALUES (1), (2);")
-
-
-def execute(url: str, script: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(script.encode())
-
-
-def rows(url: str, query: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url) as connection:
-        return connection.execute(query.encode()).fetchall()
 
 
 def states(url: str) -> list[tuple[Any, ...]]:
