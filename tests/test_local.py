@@ -212,6 +212,7 @@ def test_data_are_not_deleted_without_a_word(dbscale: Run) -> None:
     assert refused.returncode == 2
     assert "--yes" in refused.stderr
     assert facts(dbscale("local", "status", "--json"))[0]["running"]
+    assert "main: removed, with all data" in dbscale("local", "down", "--remove", "--yes").stderr
 
 
 def test_a_name_that_is_not_there(dbscale: Run) -> None:

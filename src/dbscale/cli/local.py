@@ -69,6 +69,8 @@ def down(names: tuple[str, ...], remove: bool, yes: bool, as_json: bool) -> None
     for server in chosen:
         if server.folder.exists():  # a replica may have gone with its primary
             embedded.down(server.name, remove=remove)
+    if remove and chosen and not as_json:
+        output.say(f"{', '.join(server.name for server in chosen)}: removed, with all data")
     _show(embedded.status(), as_json)
 
 
