@@ -62,7 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "every_server: runs on every version of --pg, as the suite of migrations does")
     config.addinivalue_line(
-        "markers", "one_server: runs on the newest version alone, though its module is of that suite"
+        "markers", "one_server(version): runs on that version alone, or else on the newest, whatever its module does"
     )
     config.addinivalue_line("markers", "embedded: is about dbscale's own servers; of no use on one in a container")
 
@@ -73,8 +73,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("each_version", [v for v in versions if v.isdigit()] or ["18"])
     if "server" not in metafunc.fixturenames:
         return
-    marks = {mark.name for mark in metafunc.definition.iter_markers()}
-    if "one_server" in marks or (metafunc.module.__name__ not in MIGRATION_SUITE and "every_server" not in marks):
+    marks = {mark.name: mark for mark in metafunc.definition.iter_markers()}
+    if "one_server" in marks:
+        versions = [*marks["one_server"].args] or [_newest(versions)]
+    elif metafunc.module.__name__ not in MIGRATION_SUITE and "every_server" not in marks:
         versions = [_newest(versions)]
     if "replica" in metafunc.fixturenames or "embedded" in marks:
         versions = [version for version in versions if version != "container"] or ["18"]
