@@ -136,6 +136,24 @@ def test_json_that_jsonb_refuses_and_keys_twice() -> None:
     assert found.shapes["json"] + found.shapes["json-escaped"] == 6
 
 
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ('{"a":1,"b":{"a":2},"c":[{"a":1},{"a":1}]}', 0),
+        ('{"a":[],"":{},"b":"\\u0061"}', 0),
+        ('[{"x":{"k":1,"l":[{"k":2}],"k":3}}]', 1),
+        ('{"a":1,"\\u0061":2}', 1),
+        ('{"감":1,"감":2}', 1),
+        ('{"' + '":0,"'.join(map(str, range(600))) + '":1}', 0),
+    ],
+)
+def test_keys_that_come_twice(text: str, count: int) -> None:
+    reader = Newest("CREATE TABLE t(a JSON)")
+    list(reader.rows("INSERT INTO t VALUES (?)", (text,)))
+    shapes = seen(reader, {"a": ("json", DUPLICATE_KEYS)}).columns["a"].shapes
+    assert (shapes["json"], shapes[DUPLICATE_KEYS]) == (1, count)
+
+
 @given(st.text(alphabet="\\u0d89abcDE", max_size=14))
 def test_escapes_are_read_as_json_reads_them(inner: str) -> None:
     import json

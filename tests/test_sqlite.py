@@ -350,7 +350,18 @@ def test_looking_at_the_file_keeps_the_locks_of_this_process(tmp_path: Path, wri
     mine.execute("BEGIN IMMEDIATE").fetchall()
     SqliteSource(path).fingerprint()
     sqlite_file.check(path)
+    sqlite_file.read_ahead(path, lambda: False)
     assert writer(path).say("BEGIN IMMEDIATE").startswith("BusyError")
+
+
+def test_reading_ahead_stops_when_asked_and_leaves_errors_to_others(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.db", "CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(5 << 20))")
+    asked: list[int] = []
+    sqlite_file.read_ahead(path, lambda: bool(asked.append(1)))
+    assert len(asked) == 6  # before each MB
+    sqlite_file.read_ahead(path, lambda: len(asked) >= 8 or bool(asked.append(1)))
+    assert len(asked) == 8
+    sqlite_file.read_ahead(tmp_path / "none.db", lambda: False)
 
 
 def test_hold_writes(tmp_path: Path, writer: Callable[..., Writer]) -> None:

@@ -146,6 +146,14 @@ def test_equal_times_in_two_spellings(made: Any) -> None:
     assert finding.says.startswith("2 values")
 
 
+def test_one_moment_in_two_units(made: Any) -> None:
+    sql = (
+        "CREATE TABLE t(at DATETIME UNIQUE, n INTEGER UNIQUE); INSERT INTO t VALUES (1700000000, 1), (1700000000000, 2)"
+    )
+    (finding,) = made(sql).finding("duplicates-after-conversion")
+    assert (finding.where, finding.says.split(" ")[0]) == ("t (at)", "1")
+
+
 def test_on_conflict_is_told(made: Any) -> None:
     found = made(
         "CREATE TABLE t(a UNIQUE ON CONFLICT REPLACE, b NOT NULL ON CONFLICT IGNORE, c INTEGER PRIMARY KEY ON CONFLICT REPLACE); INSERT INTO t VALUES (1, 2, 3)"

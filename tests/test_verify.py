@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from dbscale.drivers import postgres
 from dbscale.drivers.sqlite import SqliteSource
 from dbscale.errors import SourceError
 from dbscale.migrate import canonical, verify_buckets, verify_views
+from dbscale.migrate.cells import BY_SIZE
 from dbscale.migrate.encode import Encoder, Range
 from dbscale.migrate.verify import Report, verify
 from dbscale.migrate.verify_rows import canonical_key
@@ -351,6 +353,7 @@ def test_a_source_that_breaks_off(database: str, tmp_path: Path) -> None:
 VALUES = (
     st.none()
     | st.integers(-(2**63), 2**63 - 1)
+    | st.builds(operator.add, st.sampled_from([sign * end for sign in (1, -1) for end in BY_SIZE]), st.integers(-2, 2))
     | st.floats(allow_nan=False)
     | st.text(max_size=20)
     | st.datetimes().map(str)

@@ -128,6 +128,7 @@ class SqliteSource:
         self.hold_writes = hold_writes
         self.busy_seconds = busy_seconds
         self._stopped = threading.Event()
+        self._ahead = False
         self._open: list[apsw.Connection] = []
         self._notes: dict[str, Finding] = {}
         self._malformed: set[str] | None = None
@@ -201,6 +202,8 @@ class SqliteSource:
                 if not sqlite_file.size(self.path):
                     says = "the file is empty: a database without tables"
                     self._note("empty-source", says, "is it the right file?", level="behaviour")
+                if place == self.path:
+                    self._read_ahead(stack)
                 connections = [self._connect(place, stack) for _ in range(readers + 1)]
                 self._begin(connections[0], connections[1:], place)
                 self._note_lost_commits()
@@ -212,6 +215,16 @@ class SqliteSource:
             ]
 
     # How the file is opened
+
+    def _read_ahead(self, stack: ExitStack) -> None:
+        """Bring the file into memory beside the first reading of it, at most for as long as `stack`."""
+        if not self._ahead:
+            self._ahead = True
+            enough = threading.Event()
+            thread = threading.Thread(target=sqlite_file.read_ahead, args=(self.path, enough.is_set), daemon=True)
+            thread.start()
+            stack.callback(thread.join, _CLOSE_SECONDS)
+            stack.callback(enough.set)
 
     def _place(self, stack: ExitStack) -> Path:
         """The file to read: the source itself, or a copy of it where it cannot or should not be read in place."""

@@ -172,6 +172,11 @@ def _integer_sql(x: str, conversion: Conversion, to: Type, *, floats: bool) -> F
         # 10^11 seconds are some 3,000 years: within them no product overflows, and PostgreSQL has a date
         most = 10**11 * _MILLION // scale - 1  # not by abs(), which SQLite refuses for the least integer
         return f"{x} BETWEEN {-most} AND {most}", _moment_sql(f"({x}*{scale}{shift * _MILLION:+d})", to)
+    if to.family == "timestamp" and reading == "by-size":
+        ends = [f"{x} BETWEEN {1 - least} AND {least - 1}" for least in BY_SIZE]
+        units = zip(ends, (_MILLION, 1000, 1), strict=True)
+        sized = f"CASE {' '.join(f'WHEN {within} THEN {x}*{factor}' for within, factor in units)} ELSE {x}/1000 END"
+        return f"({ends[-1]} OR {x}%1000=0)", _moment_sql(sized, to)
     return None
 
 

@@ -15,7 +15,15 @@ from dbscale.drivers.source import Reader
 from dbscale.migrate import canonical
 from dbscale.migrate.affinity import affinity
 from dbscale.migrate.cells import TRUE_WORDS, parse_type
-from dbscale.migrate.model import Choice, SourceColumn, SourceForeignKey, SourceSchema, SourceTable, TableProfile
+from dbscale.migrate.model import (
+    Choice,
+    ColumnProfile,
+    SourceColumn,
+    SourceForeignKey,
+    SourceSchema,
+    SourceTable,
+    TableProfile,
+)
 from dbscale.plan import Conversion
 from dbscale.schema import quote
 
@@ -59,7 +67,7 @@ def read(
         (table.name, columns): count
         for table in schema.tables
         for columns in _unique_columns(table)
-        if (count := _duplicates(reader, table, columns, choices))
+        if (count := _duplicates(reader, table, columns, choices, profiles[table.name]))
     }
     return Facts(
         orphans=orphans,
@@ -148,13 +156,20 @@ def _unique_columns(table: SourceTable) -> Iterator[tuple[str, ...]]:
 
 
 def _duplicates(
-    reader: Reader, table: SourceTable, columns: tuple[str, ...], choices: Mapping[tuple[str, str], Choice]
+    reader: Reader,
+    table: SourceTable,
+    columns: tuple[str, ...],
+    choices: Mapping[tuple[str, str], Choice],
+    seen: TableProfile,
 ) -> int:
     """How many values of a key occur more than once when they are converted; 0 where conversion keeps them apart."""
     owned = [table.column(name) for name in columns]
     conversions = [choices[table.name, column.name].conversion for column in owned]
     count = 0
-    forms = [_one_form(reader, *pair) for pair in zip(owned, conversions, strict=True)]
+    forms = [
+        "" if _all_integers(seen.columns[column.name], conversion) else _one_form(reader, column, conversion)
+        for column, conversion in zip(owned, conversions, strict=True)
+    ]
     kept = [name for name, _ in takewhile(lambda pair: not pair[1], zip(columns, forms, strict=True))]
     if any(forms) and not _apart(reader, table, kept):
         terms = [form or f"{quote(column.name)} COLLATE BINARY" for form, column in zip(forms, owned, strict=True)]
@@ -210,6 +225,12 @@ def _replaced_alike(reader: Reader, table: SourceTable, columns: tuple[str, ...]
         return 0
     found.update(key for key, changed in keys() if not changed and key in found)
     return sum(1 for count in found.values() if count > 1)
+
+
+def _all_integers(seen: ColumnProfile, conversion: Conversion) -> bool:
+    """Whether a column holds integers alone, of which no two become one value: two units may, and rounding."""
+    alone = seen.integers > 0 and seen.integers == seen.values
+    return alone and conversion.integers != "by-size" and not conversion.rounded
 
 
 def _one_form(reader: Reader, column: SourceColumn, conversion: Conversion) -> str:

@@ -200,6 +200,8 @@ def _first_scan(
                 if counts[label] and column.is_odd(label)
             }
             found[column.name] = _profile(column, counts, rows, own, shown)
+            if counts.get("json") and seen[column.name].get("repeated") == 0:
+                found[column.name].shapes[DUPLICATE_KEYS] = 0
     return rows, found
 
 
@@ -308,7 +310,8 @@ def _measured(reader: Reader, table: SourceTable, column: _Column, seen: ColumnP
             distinct = f"count(DISTINCT {x} COLLATE BINARY) - count(DISTINCT {form.replace('{x}', x)})"
             ((value,),) = reader.rows(f"SELECT {distinct} FROM {source}")
             shapes[measure] = _int(value)
-    if DUPLICATE_KEYS in column.measures and shapes.get("json", 0) + shapes.get("json-escaped", 0):
+    jsons = shapes.get("json", 0) + shapes.get("json-escaped", 0)
+    if DUPLICATE_KEYS in column.measures and DUPLICATE_KEYS not in shapes and jsons:
         likely = f"json_repeats({x}) AND" if scan.native(reader) else ""
         valid = f"typeof({x})='text' AND {likely} json_valid({x}) AND {repeated_keys(x)}"
         ((value,),) = reader.rows(f"SELECT count(*) FROM {source} WHERE {valid}")

@@ -17,7 +17,7 @@ from dbscale.migrate.model import SourceTable
 from dbscale.migrate.shapes import EPOCHS, JULIAN, WEBKIT, WINDOWS, WINDOWS_REAL
 from dbscale.schema import quote
 
-_COLUMN = ">qqqqqqqqqdd"
+_COLUMN = ">qqqqqqqqqqdd"
 _TEXTS = {
     "text": "*", "empty": "e", "iso-date": "D", "iso-naive": "n", "iso-zoned": "z", "iso-time": "T",
     "zero-date": "0", "bool-text": "b", "uuid36": "u", "uuid32": "v", "uuid-braces": "w", "json": "j",
@@ -117,8 +117,8 @@ def whole(seen: Mapping[str, Value] | None, labels: Sequence[str]) -> bool:
 
 def _terms(labels: Sequence[str], fields: tuple[Any, ...]) -> dict[str, Value]:
     """The fields of a column, in the order in which the extension writes them, by what they tell."""
-    values, integers, reals, texts, blobs, widest, longest, least, greatest, low, high = fields
-    found: dict[str, Value] = {"values": values, "widest": widest, "longest": longest}
+    values, integers, reals, texts, blobs, widest, longest, repeated, least, greatest, low, high = fields
+    found: dict[str, Value] = {"values": values, "widest": widest, "longest": longest, "repeated": repeated}
     for label in labels:
         found[label] = (
             texts if label in _TEXTS else blobs if label in _BLOBS else reals if label.startswith("real") else integers

@@ -194,38 +194,38 @@ enum { LEFT_OUT = 0, WRITTEN = 1 };
 
 /* ---- Text ------------------------------------------------------------------------------------------------------ */
 
-/* The number of characters where `n` bytes are UTF-8 as PostgreSQL takes it (no NUL, no surrogates, shortest forms),
-** else -1. */
+/* The bytes of the character at `p`, of more than one, as PostgreSQL takes them (no surrogates, shortest forms); else 0. */
+static int multibyte(const u8 *p, const u8 *end) {
+    unsigned c = *p;
+    if (c < 0xc2 || c > 0xf4 || end - p < 2 || (p[1] & 0xc0) != 0x80) return 0;
+    if (c < 0xe0) return 2;
+    if (end - p < 3 || (p[2] & 0xc0) != 0x80) return 0;
+    if (c < 0xf0) return (c == 0xe0 && p[1] < 0xa0) || (c == 0xed && p[1] > 0x9f) ? 0 : 3;
+    if (end - p < 4 || (p[3] & 0xc0) != 0x80) return 0;
+    return (c == 0xf0 && p[1] < 0x90) || (c == 0xf4 && p[1] > 0x8f) ? 0 : 4;
+}
+
+#define EVERY(byte) (UINT64_C(0x0101010101010101) * (byte))
+
+/* The number of characters where `n` bytes are UTF-8 as PostgreSQL takes it, without NUL; else -1. */
 static int64_t characters(const u8 *p, size_t n) {
     const u8 *end = p + n;
     int64_t count = (int64_t)n;
     while (p < end) {
-        unsigned c = *p;
-        if (c - 1 < 0x7f) {
+        if (*p - 1u < 0x7f) {
             uint64_t eight;
             p++;
             while (end - p >= 8) {
                 memcpy(&eight, p, 8);
                 /* a high bit, or a byte that is 0: subtracting 1 of every byte borrows into its high bit */
-                if ((eight | (eight - UINT64_C(0x0101010101010101))) & UINT64_C(0x8080808080808080)) break;
+                if ((eight | (eight - EVERY(1))) & EVERY(0x80)) break;
                 p += 8;
             }
-        } else if (c >= 0xc2 && c < 0xe0) {
-            if (end - p < 2 || (p[1] & 0xc0) != 0x80) return -1;
-            p += 2;
-            count -= 1;
-        } else if ((c & 0xf0) == 0xe0) {
-            if (end - p < 3 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80) return -1;
-            if ((c == 0xe0 && p[1] < 0xa0) || (c == 0xed && p[1] > 0x9f)) return -1;
-            p += 3;
-            count -= 2;
-        } else if (c >= 0xf0 && c < 0xf5) {
-            if (end - p < 4 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80 || (p[3] & 0xc0) != 0x80) return -1;
-            if ((c == 0xf0 && p[1] < 0x90) || (c == 0xf4 && p[1] > 0x8f)) return -1;
-            p += 4;
-            count -= 3;
         } else {
-            return -1;
+            int length = multibyte(p, end);
+            if (!length) return -1;
+            p += length;
+            count -= length - 1;
         }
     }
     return count;
@@ -239,11 +239,23 @@ static int put_text(Buffer *out, const Code *code, const u8 *p, size_t n) {
 
 /* ---- JSON (RFC 8259) ------------------------------------------------------------------------------------------- */
 
-enum { JSON_DEPTH = 200 };
+enum { JSON_DEPTH = 200, MOST_KEYS = 512 };
 
 typedef struct {
     const u8 *p, *end;
 } Scan;
+
+typedef struct {
+    const u8 *p;
+    size_t n;
+} Key;
+
+/* The keys of the objects around the place that is being read. */
+typedef struct {
+    Key keys[MOST_KEYS];
+    int count;
+    int repeated; /* an object may have a key twice: one has an escape, or there are too many to compare */
+} Keys;
 
 static void skip_space(Scan *s) {
     while (s->p < s->end && (*s->p == ' ' || *s->p == '\t' || *s->p == '\n' || *s->p == '\r')) s->p++;
@@ -280,21 +292,38 @@ static int json_number(Scan *s) {
     return 1;
 }
 
+/* A string of UTF-8. */
 static int json_string(Scan *s) {
     int i;
-    for (s->p++; s->p < s->end; s->p++) {
-        u8 c = *s->p;
-        if (c == '"') {
-            s->p++;
-            return 1;
+    for (s->p++; s->p < s->end;) {
+        uint64_t eight;
+        u8 c;
+        while (s->end - s->p >= 8) {
+            memcpy(&eight, s->p, 8);
+            /* a byte below a space, a quotation mark or a backslash borrows into its high bit; or it is set */
+            if ((eight | (eight - EVERY(0x20)) | ((eight ^ EVERY('"')) - EVERY(1)) | ((eight ^ EVERY('\\')) - EVERY(1))) &
+                EVERY(0x80))
+                break;
+            s->p += 8;
         }
+        if (s->p >= s->end) return 0;
+        c = *s->p;
+        if (c == '"') return s->p++, 1;
         if (c < 0x20) return 0;
+        if (c >= 0x80) {
+            i = multibyte(s->p, s->end);
+            if (!i) return 0;
+            s->p += i;
+            continue;
+        }
+        s->p++;
         if (c != '\\') continue;
-        if (++s->p >= s->end) return 0;
-        if (*s->p == 'u') {
-            for (i = 0; i < 4; i++)
-                if (++s->p >= s->end || hex_value(*s->p) < 0) return 0;
-        } else if (!strchr("\"\\/bfnrt", *s->p) || !*s->p) {
+        if (s->p >= s->end) return 0;
+        c = *s->p++;
+        if (c == 'u') {
+            for (i = 0; i < 4; i++, s->p++)
+                if (s->p >= s->end || hex_value(*s->p) < 0) return 0;
+        } else if (!strchr("\"\\/bfnrt", c) || !c) {
             return 0;
         }
     }
@@ -308,34 +337,51 @@ static int json_word(Scan *s, const char *word) {
     return 1;
 }
 
-static int json_value(Scan *s, int depth);
+static int json_value(Scan *s, Keys *keys, int depth);
 
-static int json_members(Scan *s, int depth, u8 closing) {
+/* The key at `s` of an object whose keys are those from `first` on. */
+static int json_key(Scan *s, Keys *keys, int first) {
+    Key key;
+    int i;
+    key.p = s->p;
+    if (s->p >= s->end || *s->p != '"' || !json_string(s)) return 0;
+    key.n = (size_t)(s->p - key.p);
+    if (keys->count == MOST_KEYS || memchr(key.p, '\\', key.n)) keys->repeated = 1;
+    for (i = first; !keys->repeated && i < keys->count; i++)
+        if (keys->keys[i].n == key.n && memcmp(keys->keys[i].p, key.p, key.n) == 0) keys->repeated = 1;
+    if (!keys->repeated) keys->keys[keys->count++] = key;
+    skip_space(s);
+    return s->p < s->end && *s->p++ == ':';
+}
+
+static int json_members(Scan *s, Keys *keys, int depth, u8 closing) {
+    int first = keys->count;
     s->p++;
     skip_space(s);
     if (s->p < s->end && *s->p == closing) return s->p++, 1;
     for (;;) {
         if (closing == '}') {
             skip_space(s);
-            if (s->p >= s->end || *s->p != '"' || !json_string(s)) return 0;
-            skip_space(s);
-            if (s->p >= s->end || *s->p++ != ':') return 0;
+            if (!json_key(s, keys, first)) return 0;
         }
-        if (!json_value(s, depth + 1)) return 0;
+        if (!json_value(s, keys, depth + 1)) return 0;
         if (s->p >= s->end) return 0;
-        if (*s->p == closing) return s->p++, 1;
+        if (*s->p == closing) {
+            keys->count = first;
+            return s->p++, 1;
+        }
         if (*s->p++ != ',') return 0;
     }
 }
 
 /* A value and the space around it. */
-static int json_value(Scan *s, int depth) {
+static int json_value(Scan *s, Keys *keys, int depth) {
     int fine;
     skip_space(s);
     if (s->p >= s->end || depth > JSON_DEPTH) return 0;
     switch (*s->p) {
-        case '{': fine = json_members(s, depth, '}'); break;
-        case '[': fine = json_members(s, depth, ']'); break;
+        case '{': fine = json_members(s, keys, depth, '}'); break;
+        case '[': fine = json_members(s, keys, depth, ']'); break;
         case '"': fine = json_string(s); break;
         case 't': fine = json_word(s, "true"); break;
         case 'f': fine = json_word(s, "false"); break;
@@ -346,63 +392,24 @@ static int json_value(Scan *s, int depth) {
     return fine;
 }
 
-enum { MOST_KEYS = 512 };
-
-typedef struct {
-    const u8 *p;
-    size_t n;
-} Key;
-
-/* Whether an object of the value at `s` may have a key twice. Keys with escapes are not read, and too many not
-** compared: then it may. `keys` are those of the objects around it, `count` how many those are. */
-static int repeats(Scan *s, Key *keys, int count, int depth) {
-    int first = count, i;
-    u8 closing;
-    skip_space(s);
-    if (s->p >= s->end || depth > JSON_DEPTH) return 1;
-    if (*s->p == '"') return !json_string(s);
-    if (*s->p != '{' && *s->p != '[') {
-        while (s->p < s->end && *s->p != ',' && *s->p != '}' && *s->p != ']') s->p++;
-        return 0;
-    }
-    closing = *s->p++ == '{' ? '}' : ']';
-    skip_space(s);
-    if (s->p < s->end && *s->p == closing) return s->p++, 0;
-    for (;;) {
-        if (closing == '}') {
-            Key key;
-            skip_space(s);
-            key.p = s->p;
-            if (s->p >= s->end || *s->p != '"' || !json_string(s)) return 1;
-            key.n = (size_t)(s->p - key.p);
-            if (count == MOST_KEYS || memchr(key.p, '\\', key.n)) return 1;
-            for (i = first; i < count; i++)
-                if (keys[i].n == key.n && memcmp(keys[i].p, key.p, key.n) == 0) return 1;
-            keys[count++] = key;
-            skip_space(s);
-            if (s->p >= s->end || *s->p++ != ':') return 1;
-        }
-        if (repeats(s, keys, count, depth + 1)) return 1;
-        skip_space(s);
-        if (s->p >= s->end) return 1;
-        if (*s->p == closing) return s->p++, 0;
-        if (*s->p++ != ',') return 1;
-    }
-}
-
-static int json_repeats(const u8 *p, size_t n) {
-    Key keys[MOST_KEYS];
+/* Whether the text is JSON; `*repeated` is whether an object in it may have a key twice. */
+static int is_json(const u8 *p, size_t n, int *repeated) {
     Scan s = {p, p + n};
-    return repeats(&s, keys, 0, 0);
+    Keys keys;
+    int fine;
+    keys.count = keys.repeated = 0;
+    fine = json_value(&s, &keys, 0) && s.p == s.end;
+    *repeated = keys.repeated;
+    return fine;
 }
 
 static int put_json(Buffer *out, const Code *code, const u8 *p, size_t n) {
-    Scan s = {p, p + n};
+    int repeated;
     u8 *at;
-    if (characters(p, n) < 0 || !json_value(&s, 0) || s.p != s.end) return LEFT_OUT;
+    if (!is_json(p, n, &repeated)) return LEFT_OUT;
     if (code->to == 'j') return put_bytes(out, p, n);
     if (code->to == 't') return put_text(out, code, p, n);
-    if (code->to != 'J' || (code->rounded != 'r' && json_repeats(p, n))) return LEFT_OUT;
+    if (code->to != 'J' || (code->rounded != 'r' && repeated)) return LEFT_OUT;
     at = extend(out, n + 5);
     if (!at) return LEFT_OUT;
     at = store32(at, (uint32_t)n + 1);
@@ -1124,6 +1131,7 @@ enum { TEST_BYTES = 40 };
 
 typedef struct {
     int64_t values, counted[4], widest, longest;
+    int64_t repeated;        /* of JSON texts, those that may have a key twice */
     int64_t least, greatest; /* of integers */
     double low, high;        /* of reals */
 } Tally;
@@ -1245,13 +1253,12 @@ static int is_hex(const u8 *p, size_t n, int dashed) {
 }
 
 /* JSON without an escape that might be refused by jsonb. */
-static int is_plain_json(const u8 *p, size_t n) {
-    Scan s = {p, p + n};
-    size_t i;
-    if (!json_value(&s, 0) || s.p != s.end) return 0;
-    for (i = 0; i + 5 < n; i++) {
-        if (p[i] != '\\' || p[i + 1] != 'u') continue;
-        if ((p[i + 2] | 0x20) == 'd' || memcmp(p + i + 2, "0000", 4) == 0) return 0;
+static int is_plain_json(const u8 *p, size_t n, int *repeated) {
+    const u8 *end = p + n;
+    if (!is_json(p, n, repeated)) return 0;
+    while ((p = memchr(p, '\\', (size_t)(end - p)))) {
+        if (end - p >= 6 && p[1] == 'u' && ((p[2] | 0x20) == 'd' || memcmp(p + 2, "0000", 4) == 0)) return 0;
+        p++;
     }
     return 1;
 }
@@ -1270,9 +1277,10 @@ static int is_digits(const u8 *p, size_t n, int points) {
     return seen == points;
 }
 
-static int text_is(const Test *test, const u8 *p, size_t n) {
+static int text_is(const Test *test, Tally *tally, const u8 *p, size_t n) {
     Scan s = {p, p + n};
     int64_t whole;
+    int repeated;
     if (memchr(p, 0, n)) return 0;
     switch (test->texts) {
         case '*': return 1;
@@ -1289,7 +1297,10 @@ static int text_is(const Test *test, const u8 *p, size_t n) {
         case 'u': return n == 36 && is_hex(p, n, 1);
         case 'v': return n == 32 && is_hex(p, n, 0);
         case 'w': return n == 38 && p[0] == '{' && p[37] == '}' && is_hex(p + 1, 36, 1);
-        case 'j': return n > 0 && is_plain_json(p, n);
+        case 'j':
+            if (!is_plain_json(p, n, &repeated)) return 0;
+            tally->repeated += repeated;
+            return 1;
         case 'i':
             if (!is_digits(p, n, 0) || n > 20 || !read_integer(p, n, &whole)) return 0;
             return p[*p == '-'] != '0' || (n == 1);
@@ -1328,7 +1339,7 @@ static void measure(const Test *test, Tally *tally, sqlite3_value *value) {
         case SQLITE_TEXT:
             p = sqlite_value_text(value);
             n = sqlite_value_bytes(value);
-            if (!p || !text_is(test, p, (size_t)n)) return;
+            if (!p || !text_is(test, tally, p, (size_t)n)) return;
             if (n > tally->longest) {
                 int64_t length = characters(p, (size_t)n);
                 if (length < 0) return; /* versions of SQLite count the characters of broken UTF-8 differently */
@@ -1373,7 +1384,7 @@ static void profile_step(sqlite3_context *context, int count, sqlite3_value **va
     for (i = 0; i < profile->count; i++) measure(&profile->tests[i], &profile->tallies[i], values[i + 1]);
 }
 
-/* The number of rows, and eleven numbers a column in the order of Tally: 64 bits each, big-endian. */
+/* The number of rows, and twelve numbers a column in the order of Tally: 64 bits each, big-endian. */
 static void profile_final(sqlite3_context *context) {
     Profile *profile = sqlite_aggregate_context(context, 0);
     Buffer out = {NULL, 0, 0, 0};
@@ -1383,13 +1394,14 @@ static void profile_final(sqlite3_context *context) {
         sqlite_result_null(context);
         return;
     }
-    at = extend(&out, 8 + 88 * (size_t)profile->count);
+    at = extend(&out, 8 + 96 * (size_t)profile->count);
     if (at) at = store64(at, (uint64_t)profile->rows);
     for (i = 0; at && i < profile->count; i++) {
         const Tally *tally = &profile->tallies[i];
         at = store64(at, (uint64_t)tally->values);
         for (k = 0; k < 4; k++) at = store64(at, (uint64_t)tally->counted[k]);
         at = store64(store64(at, (uint64_t)tally->widest), (uint64_t)tally->longest);
+        at = store64(at, (uint64_t)tally->repeated);
         at = store64(store64(at, (uint64_t)tally->least), (uint64_t)tally->greatest);
         at = store64(store64(at, bits_of(tally->low)), bits_of(tally->high));
     }
@@ -1404,8 +1416,9 @@ static void profile_final(sqlite3_context *context) {
 
 static void tell_repeats(sqlite3_context *context, int count, sqlite3_value **values) {
     const u8 *text = sqlite_value_text(values[0]);
+    int repeated;
     (void)count;
-    if (text) sqlite_result_int(context, json_repeats(text, (size_t)sqlite_value_bytes(values[0])));
+    if (text) sqlite_result_int(context, !is_json(text, (size_t)sqlite_value_bytes(values[0]), &repeated) || repeated);
     else sqlite_result_null(context);
 }
 
