@@ -58,6 +58,9 @@ COLUMNS: list[tuple[str, Conversion, Any, str]] = [
     ("seconds", Conversion(to="timestamptz", integers="s"), 1577934245, "'2020-01-02 03:04:06+00'"),
     ("millis", Conversion(to="timestamptz", integers="ms"), -1, "'1970-01-01 00:00:00+00'"),
     ("sized", Conversion(to="timestamptz", integers="by-size"), 1577934245000000, "'2020-01-02 03:04:06+00'"),
+    ("fraction", Conversion(to="timestamptz", reals="s", integers="s", texts="iso"), 1577934245.678901, "'2020-01-02 03:04:05.678902+00'"),
+    ("fine_millis", Conversion(to="timestamp", reals="ms"), 1577934245678.5, "'2020-01-02 03:04:05.6785'::timestamp + '1 us'"),
+    ("apple", Conversion(to="timestamptz", reals="apple-s"), 599627045.5, "'2020-01-02 03:04:06.5+00'"),
     ("rounded", Conversion(to="timestamp", texts="iso", rounded=True), "2020-01-02 03:04:05.1234567", "'2020-01-02 03:04:05.123456'"),
     ("day", Conversion(to="date", texts="iso"), "2020-02-29", "'2020-03-01'"),
     ("days", Conversion(to="date", integers="days"), 18262, "'2020-01-02'"),
@@ -355,6 +358,7 @@ VALUES = (
     | st.integers(-(2**63), 2**63 - 1)
     | st.builds(operator.add, st.sampled_from([sign * end for sign in (1, -1) for end in BY_SIZE]), st.integers(-2, 2))
     | st.floats(allow_nan=False)
+    | st.builds(round, st.floats(-1e12, 1e12), st.integers(1, 7))
     | st.text(max_size=20)
     | st.datetimes().map(str)
     | st.binary(max_size=20)

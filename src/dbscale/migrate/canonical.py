@@ -192,6 +192,10 @@ def _real_sql(x: str, conversion: Conversion, to: Type, *, floats: bool) -> Form
         reads_back = f"CAST(format('%!.15g',{x}) AS REAL)={x}"
         # beyond 15 digits SQLite and Python need not choose the same of two that read back the same
         return f"{usual} AND {reads_back}", plain
+    if to.family == "timestamp" and reading in ("s", "ms", "apple-s"):
+        scale, shift = ("1e3" if reading == "ms" else "1e6"), (APPLE_SECONDS if reading == "apple-s" else 0)
+        count = f"CAST(round({x}*{scale}) AS INTEGER)"
+        return f"abs({x}*{scale})<={2**53} AND {count}/{scale}={x}", _moment_sql(f"({count}+{shift * _MILLION})", to)
     return None
 
 
