@@ -146,11 +146,12 @@ def test_equal_times_in_two_spellings(made: Any) -> None:
     assert finding.says.startswith("2 values")
 
 
-def test_one_moment_in_two_units(made: Any) -> None:
-    sql = (
-        "CREATE TABLE t(at DATETIME UNIQUE, n INTEGER UNIQUE); INSERT INTO t VALUES (1700000000, 1), (1700000000000, 2)"
-    )
-    (finding,) = made(sql).finding("duplicates-after-conversion")
+@pytest.mark.parametrize(
+    ("one", "other"), [("1700000000", "1700000000000"), ("1700000000.5", "'2023-11-14 22:13:20.5'")]
+)
+def test_one_moment_in_two_forms(made: Any, one: str, other: str) -> None:
+    found = made(f"CREATE TABLE t(at DATETIME UNIQUE); INSERT INTO t VALUES ({one}), ({other})")
+    (finding,) = found.finding("duplicates-after-conversion")
     assert (finding.where, finding.says.split(" ")[0]) == ("t (at)", "1")
 
 
