@@ -185,7 +185,7 @@ def make(
     sequences = {each.table: each.sequence for each in made.identities if each.sequence}
     findings = [*room.findings, *survey.findings, *made.findings, *source.notes]
     if not ignore_rows:
-        chosen = [load for load in loads if any(name.startswith(f"{load.table}.") for name in options.types)]
+        chosen = [load for each in loads if (load := _chosen(each, options)).columns]
         if chosen and not stopped:
             with postgres.connect(url, name="dbscale plan") as connection, postgres.reading(connection):
                 findings = rehearsal.rehearsed(source, connection, chosen, survey.schema.encoding, findings)
@@ -365,6 +365,12 @@ def _loads(
             on_bad_row="quarantine" if quarantine else "stop",
             undo=f"TRUNCATE {quote(options.schema, names[table.name])}" if options.into_existing else "",
         )
+
+
+def _chosen(load: Load, options: Options) -> Load:
+    """A load of the columns alone whose types were chosen by the user: the others fit what is in them."""
+    columns = (each for each in load.columns if f"{load.table}.{each.source}" in options.types)
+    return replace(load, columns=tuple(columns))
 
 
 def _repeated_keys(
