@@ -18,6 +18,9 @@ from dbscale.schema import columns_sql, literal, quote
 
 MOST_DIVIDING = 2_000
 """Characters of SQL that say whose a row is, where they are worked out once for each database."""
+BATCH_BYTES = 256 << 10
+"""What stays in a processor's cache while it is written, handed over and sent: with 2 MB the client takes a fifth more
+time. The SQL form, which asks for its batches over a network too, keeps to larger ones."""
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 
@@ -50,7 +53,9 @@ def encoder(load: Load, reader: Reader, encoding: str, shares: Sequence[str] = (
     own = getattr(reader, "native", False) and made.encoding == "UTF-8" and "?" not in codes
     if not own or not load.columns or len(load.columns) + 2 > reader.function_arguments:
         return made
-    return BinaryEncoder(load, reader.library, reader.function_arguments, encoding=encoding, shares=shares)
+    return BinaryEncoder(
+        load, reader.library, reader.function_arguments, encoding=encoding, batch_bytes=BATCH_BYTES, shares=shares
+    )
 
 
 def code(conversion: Conversion) -> str:
