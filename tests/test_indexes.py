@@ -194,6 +194,8 @@ def test_logs_and_files_are_workloads() -> None:
     assert "'9'" in statement.samples[0]
     (counted,) = workload.from_text("-- calls: 40, ms: 2.5\nSELECT * FROM a WHERE b = :name;", "f").statements
     assert (counted.sql, counted.calls, counted.seconds) == ("SELECT * FROM a WHERE b = $1", 40, pytest.approx(0.1))
+    odd = workload.from_text("SELEC 50% é;\nFOO 'a%z';\nSELECT * FROM a WHERE b LIKE 'x%%' AND c = %s;", "f")
+    assert [each.sql[-2:] for each in odd.statements] == ["$1"]
     (line,) = workload.from_text('{"message": "duration: 1.0 ms  statement: SELECT 1 FROM a"}\n', "j").statements
     assert line.sql == "SELECT 1 FROM a"
 

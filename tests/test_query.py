@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dbscale.errors import ConfigError
@@ -276,6 +276,8 @@ WORDS = st.sampled_from(
 
 
 @given(st.lists(WORDS, max_size=25).map(" ".join) | st.text(max_size=40))
+@example("SELECT '%é'")
+@settings(deadline=None)  # the first example imports the grammar
 def test_nothing_makes_it_fail(sql: str) -> None:
     for style in ("numeric", "format", "named"):
         query = parse(sql, style)  # type: ignore[arg-type]

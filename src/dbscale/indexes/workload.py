@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from dbscale.drivers.postgres import Connection
 from dbscale.errors import ConfigError, Missing
-from dbscale.query import Query, parse, placeholders
+from dbscale.query import Query, parse
 
 SAMPLES = 3
 """How many sets of constants are kept of one statement."""
@@ -239,9 +239,9 @@ def _readable(statement: Statement) -> Statement:
     query = statement.query
     if query.verb == "unknown" and query.unsure:
         for style in ("named", "format"):
-            sql, _ = placeholders(statement.sql, style)
-            if sql != statement.sql and parse(sql).verb != "unknown":
-                return replace(statement, sql=sql)
+            read = parse(statement.sql, style)
+            if read.sql != statement.sql and read.verb != "unknown":
+                return replace(statement, sql=read.sql)
     return replace(statement, constants=not re.search(r"\$\d", statement.sql))
 
 

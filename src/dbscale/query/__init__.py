@@ -237,9 +237,13 @@ def placeholders(sql: str, style: Style) -> tuple[str, tuple[str, ...] | None]:
     if style == "named":
         return _named(sql)
     # psycopg's own conversion, so that what is analysed is what psycopg will send.
+    from psycopg import ProgrammingError
     from psycopg._queries import _query2pg
 
-    converted, _, order, _ = _query2pg(sql.encode(), "utf-8")
+    try:
+        converted, _, order, _ = _query2pg(sql.encode(), "utf-8")
+    except UnicodeDecodeError as error:  # its own message cuts a character after % in two
+        raise ProgrammingError("only '%s', '%b', '%t' are allowed as placeholders") from error
     return converted.decode(), None if order is None else tuple(order)
 
 
