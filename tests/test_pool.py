@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
+import random
 import shutil
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -62,6 +65,42 @@ def test_the_chance_to_wait_agrees_with_the_sum(count: int, load: float) -> None
     top = max(*logs, last)
     expected = math.exp(last - top) / (sum(math.exp(x - top) for x in logs) + math.exp(last - top))
     assert chance_to_wait(count, load) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("servers", "load", "probability"),
+    [
+        # From tables of Erlang's C formula in textbooks of queueing theory.
+        (1, 0.5, 0.5000),
+        (2, 1.0, 0.3333),
+        (2, 1.6, 0.7111),
+        (3, 2.0, 0.4444),
+        (5, 4.0, 0.5541),
+        (10, 8.0, 0.4092),
+        (14, 10.0, 0.1741),
+    ],
+)
+def test_erlang_c_as_published(servers: int, load: float, probability: float) -> None:
+    assert chance_to_wait(servers, load) == pytest.approx(probability, abs=6e-5)
+
+
+@pytest.mark.parametrize(("count", "load"), [(1, 0.5), (4, 2.8), (8, 6.4), (20, 17.0)])
+def test_the_formulas_agree_with_a_queue_that_is_played_through(count: int, load: float) -> None:
+    """400,000 callers who come at random moments and hold a connection for a random time; each takes the first free.
+
+    Knows nothing of the formulas. On a real server: `scripts/bench pool`.
+    """
+    chance, rate = random.Random(20260101), load / 0.02
+    free, now, waits = [0.0] * count, 0.0, []
+    for _ in range(400_000):
+        now += chance.expovariate(rate)
+        begin = max(now, heapq.heappop(free))
+        heapq.heappush(free, begin + chance.expovariate(1 / 0.02))
+        waits.append(begin - now)
+    assert sum(wait > 0 for wait in waits) / len(waits) == pytest.approx(chance_to_wait(count, load), rel=0.03)
+    p99 = statistics.quantiles(waits, n=100)[98]
+    assert wait_quantile(count, rate, 0.02) == pytest.approx(p99, rel=0.06)
+    assert connections_for(rate, 0.02, p99 * 1.06) == count
 
 
 @given(st.floats(0.1, 2000), st.floats(0.001, 0.2), st.floats(0.001, 0.5))

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sqlite3
-import statistics
 import subprocess
 import tempfile
 import time
@@ -25,10 +24,9 @@ from dbscale import cli
 from dbscale.cli.pool import pool
 from dbscale.cluster import bouncer, pgbouncer
 from dbscale.cluster.pgbouncer import Wanted
-from dbscale.cluster.sizing import chance_to_wait, connections_for, wait_quantile
 from dbscale.drivers import embedded, programs
 from dbscale.errors import Missing
-from fix_postgres import QUICK, Postgres, absent, binaries
+from fix_postgres import QUICK, absent, binaries
 
 pytestmark = pytest.mark.usefixtures("own_servers")
 
@@ -264,55 +262,3 @@ def test_rules_about_a_pooler(
             with psycopg.connect(url, prepare_threshold=None) as client:
                 client.execute("SELECT 1")
             assert rulings(toml(tmp_path, url), "--pgbouncer", console)["PL03"]["verdict"] == "wrong"
-
-
-# The mathematics of waiting.
-
-
-@pytest.mark.parametrize(
-    ("servers", "load", "probability"),
-    [
-        # From tables of Erlang's C formula in textbooks of queueing theory.
-        (1, 0.5, 0.5000),
-        (2, 1.0, 0.3333),
-        (2, 1.6, 0.7111),
-        (3, 2.0, 0.4444),
-        (5, 4.0, 0.5541),
-        (10, 8.0, 0.4092),
-        (14, 10.0, 0.1741),
-    ],
-)
-def test_erlang_c_as_published(servers: int, load: float, probability: float) -> None:
-    assert chance_to_wait(servers, load) == pytest.approx(probability, abs=6e-5)
-
-
-@pytest.mark.slow
-def test_the_sizing_foretells_a_measured_queue(server: Postgres, tmp_path: Path) -> None:
-    """pgbench with random arrivals: its clients are the connections, its schedule lag is how long callers wait."""
-    pgbench = shutil.which("pgbench") or "/usr/lib/postgresql/15/bin/pgbench"
-    if not Path(pgbench).exists():
-        absent("pgbench is not on this machine")
-    script = tmp_path / "work.sql"
-    script.write_text("\\set us random_exponential(0, 200000, 10)\nSELECT pg_sleep(:us / 1e6);\n")
-    count, rate, seconds = 4, 130.0, 25
-    arguments = ["-n", "-f", script, "-c", count, "-j", 1, "-R", rate, "-T", seconds, "-M", "simple"]
-    done = subprocess.run(
-        [pgbench, *map(str, arguments), "-l", "--log-prefix", str(tmp_path / "log"), server.url],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    # client, transaction, µs since it was due, script, time, µs, schedule lag in µs
-    lines = [line.split() for log in tmp_path.glob("log*") for line in log.read_text().splitlines()]
-    lags = [int(line[6]) / 1e6 for line in lines]
-    held = statistics.mean(int(line[2]) / 1e6 for line in lines) - statistics.mean(lags)
-    measured = len(lags) / seconds
-    waited = sum(lag > 0.001 for lag in lags) / len(lags)
-    p99 = statistics.quantiles(lags, n=100)[98]
-    foretold, bound = chance_to_wait(count, measured * held), wait_quantile(count, measured, held)
-    says = f"waited {waited:.3f}, foretold {foretold:.3f}; p99 {p99:.4f} s, foretold {bound:.4f} s; {done.stdout}"
-    assert len(lags) > 2500
-    assert waited == pytest.approx(foretold, abs=0.12), says
-    assert bound / 2 < p99 < 2 * bound, says
-    # Asked for what was foretold, the sizing names the connections that there were.
-    assert connections_for(measured, held, bound) == count
