@@ -94,7 +94,6 @@ class Target:
 
     def __init__(self, url: str) -> None:
         self.connection = postgres.connect(url)
-        postgres.settle(self.connection)
 
     def load(self, step: Load, batches: Sequence[Batch]) -> dict[int, Any]:
         """What PostgreSQL holds after COPY, by id."""

@@ -209,10 +209,15 @@ def test_a_role_s_own_settings_change_nothing(
     with postgres.connect(database) as connection, postgres.reading(connection):
         connection.execute("SELECT 1")
         time.sleep(0.3)  # as when the source takes long
+        connection.execute("SELECT pg_sleep(1.2)")  # as on a busy server
         assert connection.execute("SELECT 0.1::float8 + 0.2::float8, timestamptz 'epoch'").fetchone() == (
             0.1 + 0.2,
             datetime(1970, 1, 1, tzinfo=UTC),
         )
+    with postgres.connect(database) as connection, connection.transaction():
+        connection.execute("SELECT pg_sleep(1.2)")
+        time.sleep(0.3)
+        connection.execute("SELECT 1")
     assert run(["doctor", database]) == 1  # fsync is off here
     assert run(["undo", "1", database, "--yes"]) == 0
 

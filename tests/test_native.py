@@ -52,7 +52,6 @@ class Target:
 
     def __init__(self, url: str) -> None:
         self.connection = postgres.connect(url)
-        postgres.settle(self.connection)
 
     def load(self, encoder: Encoder, batches: Sequence[Batch]) -> list[tuple[Any, ...]]:
         step = encoder.load

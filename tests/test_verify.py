@@ -75,7 +75,6 @@ NAMES = [column[0] for column in COLUMNS]
 @pytest.fixture
 def target(database: str) -> Iterator[postgres.Connection]:
     connection = postgres.connect(database)
-    postgres.settle(connection)
     yield connection
     connection.close()
 
@@ -126,7 +125,6 @@ def pair(path: Path, url: str, columns: list[tuple[str, Conversion]], rows: list
         **({"key": ("id",), "rowid": "id"} | more),
     )
     with postgres.connect(url) as target, SqliteSource(str(path)).snapshot(1) as (reader,):
-        postgres.settle(target)
         types = ", ".join(f"{name} {conversion.to}" for name, conversion in columns)
         target.execute(f"DROP TABLE IF EXISTS t; CREATE TABLE t ({types})")
         encoder = Encoder(load, reader.library, reader.function_arguments, encoding=encoding)

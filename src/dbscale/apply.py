@@ -130,7 +130,6 @@ class Context:
     def connect(self, on: str) -> Connection:
         """A session for the work of this run on one database."""
         connection = postgres.connect(self.urls[on], name=catalog.worker_name(self.run))
-        postgres.settle(connection)
         # A commit that a crash of the server loses takes its checkpoint along: nothing is wrong then, only undone.
         connection.execute("SET synchronous_commit TO off")
         _give_memory(connection)

@@ -16,17 +16,19 @@ from dbscale.errors import ConfigError, DbscaleError, Missing, Unfinished, Unrea
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 CONNECT_SECONDS = 10
-# What the text of results depends on, and what ends a session that waits for the other side: a role or a database may
-# have settings of its own for each.
-_RESULTS = {
+# What the text of results depends on, and what ends a session that waits for the other side or for a busy server: a
+# role or a database may have settings of its own for each.
+_SETTINGS = {
     "DateStyle": "ISO, YMD",
     "TimeZone": "UTC",
     "IntervalStyle": "iso_8601",
     "extra_float_digits": "1",
     "bytea_output": "hex",
     "standard_conforming_strings": "on",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "transaction_timeout": "0",
 }
-_PATIENCE = {"idle_in_transaction_session_timeout": "0", "transaction_timeout": "0"}
 
 
 def _setting(values: Mapping[str, str], *, local: bool) -> str:
@@ -42,8 +44,8 @@ def connect(
 ) -> Connection:
     """A connection to `url` (a libpq URL or connection string). Unreachable where there is none to be had.
 
-    The session speaks UTF-8, ISO dates, UTC, exact floats, and names itself `name` in pg_stat_activity. A stalled
-    network is noticed by TCP keepalives within about a minute.
+    The session speaks UTF-8, ISO dates, UTC, exact floats, has no time-outs, and names itself `name` in
+    pg_stat_activity. A stalled network is noticed by TCP keepalives within about a minute.
     """
     try:
         connection = psycopg.connect(
@@ -58,7 +60,7 @@ def connect(
             tcp_user_timeout=60_000,
         )
         # Behind a transaction pooler a session is not ours to set: there `reading` does it, for its transaction.
-        own, settings = f"pg_backend_pid() = {connection.info.backend_pid}", _setting(_RESULTS, local=False)
+        own, settings = f"pg_backend_pid() = {connection.info.backend_pid}", _setting(_SETTINGS, local=False)
         connection.execute(f"SELECT CASE WHEN {own} THEN {settings} END".encode())
         if not autocommit:
             connection.commit()
@@ -83,20 +85,10 @@ def refuse_pooler(connection: Connection) -> None:
         )
 
 
-def settle(connection: Connection) -> None:
-    """Set what results depend on for this session: dates in ISO form, UTC, exact floats; and no time-outs, as one
-    database of several may wait for rows.
-
-    Not for a transaction pooler, where a session is not ours alone: there, use `SET LOCAL` in each transaction.
-    """
-    settings = _setting({**_RESULTS, **_PATIENCE, "statement_timeout": "0"}, local=False)
-    connection.execute(f"SELECT {settings}".encode())
-
-
 @contextmanager
 def reading(connection: Connection) -> Iterator[Connection]:
     """A READ ONLY transaction with one snapshot; rolled back at the end. It may wait while another side is read."""
-    settings = _setting({**_RESULTS, **_PATIENCE}, local=True)
+    settings = _setting(_SETTINGS, local=True)
     connection.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {settings}".encode())
     try:
         yield connection

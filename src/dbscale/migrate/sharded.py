@@ -131,26 +131,24 @@ def _in_its_schema(finding: Finding, schema: str) -> Finding:
 def _look(work: _Spread, name: str, *, ignore_rows: bool) -> None:
     """What a database knows of maps; a finding where it has tables of these names already."""
     schema = work.schema.name
-    with postgres.connect(work.servers.urls[name], name="dbscale plan") as connection:
-        postgres.settle(connection)
-        with postgres.reading(connection):
-            work.lives[name] = live.read(connection, name, (), work.migration.options.state_schema)
-            if name == work.servers.home:
-                work.new_schema[name] = any(
-                    isinstance(step, Sql) and step.sql.startswith("CREATE SCHEMA") for step in work.migration.plan.steps
-                )
-                return
-            room.check_server(connection)
-            work.new_schema[name] = not room.exists(connection, schema)
-            vectors = any(column.type.startswith("vector") for table in work.schema.tables for column in table.columns)
-            if vectors and "vector" not in work.lives[name].extensions:
-                raise Missing("the extension vector is not there", where=name, try_="CREATE EXTENSION vector")
-            if not ignore_rows:
-                room.check_writable(connection)
-                room.check_privileges(connection, schema, new_schema=work.new_schema[name])
-                own = replace(work.schema, tables=_tables(work, name), views=())
-                found = room.clashes(room.relations(connection, schema), own)
-                work.findings += [replace(finding, where=f"{name}: {finding.where}") for finding in found]
+    with postgres.connect(work.servers.urls[name], name="dbscale plan") as connection, postgres.reading(connection):
+        work.lives[name] = live.read(connection, name, (), work.migration.options.state_schema)
+        if name == work.servers.home:
+            work.new_schema[name] = any(
+                isinstance(step, Sql) and step.sql.startswith("CREATE SCHEMA") for step in work.migration.plan.steps
+            )
+            return
+        room.check_server(connection)
+        work.new_schema[name] = not room.exists(connection, schema)
+        vectors = any(column.type.startswith("vector") for table in work.schema.tables for column in table.columns)
+        if vectors and "vector" not in work.lives[name].extensions:
+            raise Missing("the extension vector is not there", where=name, try_="CREATE EXTENSION vector")
+        if not ignore_rows:
+            room.check_writable(connection)
+            room.check_privileges(connection, schema, new_schema=work.new_schema[name])
+            own = replace(work.schema, tables=_tables(work, name), views=())
+            found = room.clashes(room.relations(connection, schema), own)
+            work.findings += [replace(finding, where=f"{name}: {finding.where}") for finding in found]
 
 
 # Rows

@@ -119,7 +119,6 @@ def _session(stack: ExitStack, connect: Callable[[], Connection]) -> Connection:
     """A connection within a READ ONLY transaction, which ends with `stack`."""
     connection = stack.enter_context(connect())
     stack.enter_context(postgres.reading(connection))
-    connection.execute("SET LOCAL statement_timeout = 0")
     return connection
 
 

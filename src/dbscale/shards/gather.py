@@ -45,17 +45,15 @@ def gather(
     copies: dict[str, Copy] = {}
     digests: dict[tuple[str, str], str] = {}
     for name in names:
-        with postgres.connect(urls[name]) as connection:
-            postgres.settle(connection)
-            with postgres.reading(connection):
-                found = reading.read(connection, name, (*map_.tables, *map_.reference), state_schema)
-                lives[name] = found
-                strangers |= {(name, table): n for table, n in _strangers(connection, map_, found, shards).items()}
-                for table in map_.reference:
-                    if table in found.tables:
-                        copy = _copy(connection, found.tables[table], table, rows=name == home)
-                        copies |= {table: copy} if name == home else {}
-                        digests[name, table] = copy.digest
+        with postgres.connect(urls[name]) as connection, postgres.reading(connection):
+            found = reading.read(connection, name, (*map_.tables, *map_.reference), state_schema)
+            lives[name] = found
+            strangers |= {(name, table): n for table, n in _strangers(connection, map_, found, shards).items()}
+            for table in map_.reference:
+                if table in found.tables:
+                    copy = _copy(connection, found.tables[table], table, rows=name == home)
+                    copies |= {table: copy} if name == home else {}
+                    digests[name, table] = copy.digest
     # Home's tables are brought up to date by whoever carries the plan out: its runs are written there.
     places = {name: _place(replicas.get(name, urls[name])) for name in names}
     sql = {name: text for name, one in lives.items() if name != home and (text := catalog_sql(one.revision))}
