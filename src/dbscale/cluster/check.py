@@ -306,9 +306,9 @@ def read_server(connection: Any, *, cores: int = 0) -> Server:
 
 
 def read_settings(connection: Any) -> dict[str, str]:
-    """The time-outs that apply to the connected role, in milliseconds."""
+    """The time-outs that apply to the connected role, in milliseconds; not our own session's, which has none."""
     found = connection.execute(
-        "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)",
+        "SELECT name, reset_val FROM pg_settings WHERE name = ANY(%s)",
         (["statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout"],),
     )
     return dict(found.fetchall())

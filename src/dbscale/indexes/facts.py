@@ -333,7 +333,7 @@ SELECT DISTINCT i.indexrelid::regclass::text || ' (' || coalesce(d.datcollate, '
 _SETTINGS = (
     "random_page_cost", "seq_page_cost", "shared_buffers", "work_mem", "maintenance_work_mem", "effective_cache_size",
     "max_connections", "superuser_reserved_connections", "autovacuum", "fsync", "full_page_writes", "track_counts",
-    "idle_in_transaction_session_timeout", "autovacuum_freeze_max_age", "wal_level", "shared_preload_libraries",
+    "autovacuum_freeze_max_age", "wal_level", "shared_preload_libraries",
     "enable_seqscan", "enable_indexscan", "enable_bitmapscan", "synchronous_commit",
 )  # fmt: skip
 
