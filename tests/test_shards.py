@@ -14,7 +14,7 @@ import pytest
 
 from dbscale import apply, catalog, undoing
 from dbscale.cli import run
-from dbscale.errors import ConfigError, Unfinished
+from dbscale.errors import ConfigError, TargetInUse, Unfinished
 from dbscale.plan import Plan
 from dbscale.shards import fence, file, partitions, targets
 from dbscale.shards.audit import Statement, audit
@@ -130,9 +130,10 @@ def test_a_map_takes_effect_and_is_taken_back(deployment: Deployment, farms: Map
 def test_undo_drops_no_rows(deployment: Deployment, farms: Map) -> None:
     plan = deployment.apply(farms)
     deployment("one", "INSERT INTO farms (id) VALUES (1)")
-    with pytest.raises(Unfinished, match="holds rows"):
+    with pytest.raises(TargetInUse, match="holds rows: move them away first; nothing was changed"):
         deployment.undo(plan)
     assert deployment("one", "SELECT id FROM farms") == [(1,)]
+    assert deployment.plan(farms).steps == ()
 
 
 def test_every_other_key_is_kept_out(deployment: Deployment, farms: Map) -> None:
@@ -575,6 +576,45 @@ def test_a_run_that_fails_half_way_goes_on_when_it_is_planned_again(deployment: 
     deployment("two", "DROP SEQUENCE farms_ids_f1")
     deployment.apply(farms)
     assert deployment.plan(farms).steps == ()
+
+
+def test_a_run_that_ends_after_any_of_its_steps_leaves_nothing_out(deployment: Deployment, farms: Map) -> None:
+    plan = deployment.plan(farms)
+    wanted = {}
+    for steps in range(len(plan.steps), 0, -3):
+        again = deployment.plan(farms)
+        assert [step.does for step in again.steps] == [step.does for step in plan.steps]
+        events = apply.run(again, urls={**deployment.urls, "target": deployment.urls["home"]})
+        done = 0
+        while done < steps:
+            done += isinstance(next(events), apply.StepDone)
+        events.close()
+        deployment.apply(farms)
+        assert [f.code for f in check(farms, deployment.facts(farms)) if f.level in ("blocker", "data")] == []
+        state = deployment.state(farms)
+        wanted = wanted or state
+        assert state == wanted, f"after {steps} steps"
+        for name in ("one", "two"):
+            deployment(name, "DROP SCHEMA dbscale CASCADE; DROP TABLE predictions, farms, crops; "
+                             f"DROP SEQUENCE farms_ids_f{int(name == 'two')}")  # fmt: skip
+
+
+def test_status_does_not_ask_to_go_on_with_what_another_run_has_done(
+    folder: Path, deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment("two", "CREATE SEQUENCE farms_ids_f1")
+    assert run(["shards", "apply", "farms", "--yes"]) == 4
+    deployment("two", "DROP SEQUENCE farms_ids_f1")
+    capsys.readouterr()
+    assert run(["status", "home"]) == 0
+    assert "go on: dbscale shards apply farms" in capsys.readouterr().out
+    for steps in (4, 0):  # what is missing; then nothing
+        assert run(["shards", "apply", "farms", "--yes", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["map"], bool(told["steps"])) == ("farms", bool(steps))
+        assert run(["status", "home"]) == 0
+        assert "go on" not in capsys.readouterr().out
+    assert folder.is_dir()
 
 
 def test_the_fence_holds_against_an_old_epoch_also_under_repeatable_read(deployment: Deployment, farms: Map) -> None:

@@ -178,8 +178,10 @@ def _refuse_replaced(context: Context) -> None:
 def _take_back(context: Context, back: _Back) -> Iterator[Event]:
     """Undo the steps that are marked, and the loads that have begun, with their marks."""
     steps = [item for item in reversed(list(enumerate(context.plan.steps, start=1))) if _begun(context, *item)]
-    # A migration goes back whole. Elsewhere a step may need what the one before it has committed (Citus, say).
+    # A migration goes back whole, and a shard map: tables that have rows by now keep their CHECKs and their owner.
+    # Elsewhere a step may need what the one before it has committed (Citus, say).
     together = any(isinstance(step, Load) for step in context.plan.steps)
+    together |= context.plan.options.get("target") in ("client", "partitions")
     for number, step in steps:
         if step.undo is None:
             says = f"{step.does}: this cannot be taken back"

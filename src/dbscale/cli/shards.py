@@ -264,21 +264,34 @@ def _carry_out(
     from dbscale import apply
     from dbscale.cli.progress import screen
 
-    if dry_run or plan.blockers or not plan.steps:
-        if not quiet:
-            _show(plan)
-        return 2 if plan.blockers else 0, json.loads(plan.to_json())
     if not quiet:
         _show(plan)
-    output.confirm(f"Carry out plan {plan.id}?", yes=yes)
+    if dry_run or plan.blockers:
+        return 2 if plan.blockers else 0, json.loads(plan.to_json())
     done = 0
-    with screen(plan, quiet=quiet) as drawing:
-        for event in apply.run(plan, urls=urls, jobs=1, state_schema=plan.options["state_schema"]):
-            done += isinstance(event, apply.StepDone)
-            drawing.show(event)
-    if not quiet:
-        output.answer(f"{plan.options['map']}: {done} steps done")
-    return 0, {"plan": plan.id, "map": plan.options["map"], "steps": done}
+    if plan.steps:
+        output.confirm(f"Carry out plan {plan.id}?", yes=yes)
+        with screen(plan, quiet=quiet) as drawing:
+            for event in apply.run(plan, urls=urls, jobs=1, state_schema=plan.options["state_schema"]):
+                done += isinstance(event, apply.StepDone)
+                drawing.show(event)
+        if not quiet:
+            output.answer(f"{plan.options['map']}: {done} steps done")
+    _settle_earlier(plan, urls["target"])
+    findings = output.findings_json(plan.findings)
+    return 0, {"plan": plan.id, "map": plan.options["map"], "steps": done, "findings": findings}
+
+
+def _settle_earlier(plan: Plan, url: str) -> None:
+    """What earlier runs of the map left unfinished is done now: a plan is made of what is missing, whoever began it."""
+    from dbscale.drivers import postgres
+
+    schema = plan.options["state_schema"]
+    with postgres.connect(url, name="dbscale shards") as connection:
+        for run in catalog.runs(connection, schema):
+            same = run.title == plan.title and Plan.from_json(run.plan).options == plan.options
+            if same and run.unfinished and not run.half_undone and run.state != "running":
+                catalog.finish(connection, schema, run.id, "done")
 
 
 @shards.command("route", context_settings={"ignore_unknown_options": True})  # -5 is a key, no option

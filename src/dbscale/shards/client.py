@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from dbscale.errors import Finding
 from dbscale.plan import Sql
@@ -165,28 +166,34 @@ def _foreign_keys(map_: Map, table: LiveTable) -> Iterator[Finding]:
 
 
 def _tables(map_: Map, facts: Facts, database: str) -> Iterator[Sql]:
-    """The tables that a database lacks, as another one has them."""
+    """The tables that a database lacks, as another one has them; with their foreign keys in one step.
+
+    What is there counts as made: a table that was committed without its foreign keys would never get them.
+    """
     missing = [table for table in (*map_.reference, *map_.tables) if table not in facts.lives[database].tables]
     made = [found for table in missing if (found := template(facts, table)) is not None]
-    for table in made:
-        yield Sql(
-            does=f"create {table.name} on {database}",
-            sql=";\n".join(create(table)),
-            undo=drop_empty(table.sql),
-            on=database,
-        )
-    allowed = {**dict.fromkeys(map_.reference, ""), **map_.tables}
-    for table in made:
-        for constraint in table.constraints:
-            if constraint.kind != "f" or any(_foreign_keys(map_, _only(table, constraint.name))):
-                continue
-            if constraint.parent in allowed:
-                yield Sql(
-                    does=f"add {constraint.name} to {table.name} on {database}",
-                    sql=f"ALTER TABLE {table.sql} ADD CONSTRAINT {quote(constraint.name)} {constraint.definition}",
-                    undo=f"ALTER TABLE {table.sql} DROP CONSTRAINT {quote(constraint.name)}",
-                    on=database,
-                )
+    if not made:
+        return
+    held = {*map_.reference, *map_.tables}
+    keys = [
+        (table, constraint)
+        for table in made
+        for constraint in table.constraints
+        if constraint.kind == "f" and constraint.parent in held
+        and not any(_foreign_keys(map_, replace(table, constraints=(constraint,))))
+    ]  # fmt: skip
+    yield Sql(
+        does=f"create {', '.join(table.name for table in made)} on {database}",
+        sql=";\n".join(
+            [statement for table in made for statement in create(table)]
+            + [f"ALTER TABLE {table.sql} ADD CONSTRAINT {quote(key.name)} {key.definition}" for table, key in keys]
+        ),
+        undo=";\n".join(
+            [f"ALTER TABLE {table.sql} DROP CONSTRAINT {quote(key.name)}" for table, key in reversed(keys)]
+            + [drop_empty(table.sql) for table in reversed(made)]
+        ),
+        on=database,
+    )
 
 
 def drop_empty(table: str) -> str:
@@ -198,19 +205,8 @@ def drop_empty(table: str) -> str:
     )
 
 
-def _only(table: LiveTable, name: str) -> LiveTable:
-    return LiveTable(
-        schema=table.schema,
-        name=table.name,
-        kind=table.kind,
-        constraints=tuple(constraint for constraint in table.constraints if constraint.name == name),
-    )
-
-
 def create(table: LiveTable, *, suffix: str = "") -> Iterator[str]:
     """The statements that make an empty table like `table`, without its foreign keys and dbscale's own CHECK."""
-    from dataclasses import replace
-
     columns = [
         replace(column, identity=True, default="") if column.default.startswith("nextval(") else column
         for column in table.columns
