@@ -131,6 +131,25 @@ def test_again_where_all_tables_are_gone_copies_anew(
         assert run(["undo", number, database, "--yes"]) == 0
 
 
+@pytest.mark.parametrize(
+    "drop", ["DROP SCHEMA new CASCADE", "DROP TABLE new.users CASCADE", "DROP TABLE new.orders, new.users"]
+)
+def test_again_where_tables_of_an_interrupted_run_are_gone(
+    shop: Path, database: str, drop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite3.connect(shop) as connection:
+        connection.execute("CREATE TABLE broken AS SELECT 1 AS id, CAST(x'ff' AS TEXT) AS a")
+    command = ["migrate", str(shop), database, "--schema", "new", "--on-bad-row"]
+    assert run([*command, "stop"]) == 4
+    execute(database, drop)
+    assert run([*command, "stop"]) == 4
+    assert "tables that run 1 had made are gone since" in capsys.readouterr().err
+    assert rows(database, "SELECT id, state FROM dbscale.runs ORDER BY 1") == [(1, "undone"), (2, "failed")]
+    execute(database, drop)
+    assert run([*command, "quarantine", "--on-invalid-text", "quarantine", "--yes"]) == 1
+    assert rows(database, "SELECT count(*) FROM new.users") == [(2,)]
+
+
 @pytest.mark.parametrize("saved", [False, True])
 def test_again_where_some_tables_are_gone_says_what_to_do(
     saved: bool,

@@ -62,6 +62,8 @@ class StepDone:
     bytes: int = 0
     form: str = ""
     """Of a load: how the source wrote the rows (see `loading.Loaded`)."""
+    finding: Finding | None = None
+    """The server has refused it, and the run goes on without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,9 +306,10 @@ def _watched(context: Context, number: int, step: Sql) -> Iterator[Event]:
 def _one(context: Context, number: int, step: Step) -> StepDone:
     """Carry out one step and mark it."""
     began = time.perf_counter()
+    finding = None
     try:
         if isinstance(step, Sql):
-            _sql(context, number, step, began)
+            finding = _sql(context, number, step, began)
         else:
             if isinstance(step, Command):
                 run_command(step)
@@ -315,11 +318,15 @@ def _one(context: Context, number: int, step: Step) -> StepDone:
             catalog.step_done(context.home, context.state_schema, context.run, number, time.perf_counter() - began)
     except psycopg.Error as error:
         raise failed(error, step.does) from error
-    return StepDone(number=number, step=step, seconds=time.perf_counter() - began)
+    return StepDone(number=number, step=step, seconds=time.perf_counter() - began, finding=finding)
 
 
-def _sql(context: Context, number: int, step: Sql, began: float) -> None:
-    """A statement on its database, with which its mark commits; right after it where that keeps no marks."""
+def _sql(context: Context, number: int, step: Sql, began: float) -> Finding | None:
+    """A statement on its database, with which its mark commits; right after it where that keeps no marks.
+
+    What is returned tells that the server has refused it, where the run may go on without it.
+    """
+    refusal = None
     marks = step.on in context.beside or context.urls[step.on] == context.urls[context.home_name]
     with context.session(step.on) as connection:
         if step.alone and step.leftover:
@@ -329,7 +336,7 @@ def _sql(context: Context, number: int, step: Sql, began: float) -> None:
                 connection.execute(step.sql.encode())
         else:
             with connection.transaction():
-                connection.execute(step.sql.encode())
+                refusal = _unless_refused(connection, step)
                 if marks:
                     seconds = time.perf_counter() - began
                     catalog.step_done(connection, context.state_schema, context.run, number, seconds)
@@ -337,6 +344,42 @@ def _sql(context: Context, number: int, step: Sql, began: float) -> None:
         # Commits of `home` wait for the disk: while one is on its way there, VACUUM takes no row of the transactions
         # numbered around it for visible to everybody.
         catalog.step_done(context.home, context.state_schema, context.run, number, time.perf_counter() - began)
+    return refusal
+
+
+def _unless_refused(connection: Connection, step: Sql) -> Finding | None:
+    """Execute a step's statement. Of what `Sql.without` allows to be refused, a finding, and nothing has changed."""
+    if not step.without:
+        connection.execute(step.sql.encode())
+        return None
+    try:
+        with connection.transaction():
+            connection.execute(step.sql.encode())
+    except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
+        says, try_ = _WITHOUT[step.without]
+        detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
+        return Finding(
+            code=step.without,
+            where=step.does,
+            says=f"{says}. PostgreSQL: {error.diag.message_primary}{detail}",
+            try_=try_,
+            level="behaviour",
+            original=step.sql,
+        )
+    return None
+
+
+_WITHOUT = {
+    "index-left-out": (
+        "the index is left out: the server refuses a value of it",
+        "create a counterpart by hand that takes the value; in SQLite the original goes on as it was",
+    ),
+    "not-validated": (
+        "rows break it, so that it stays NOT VALID: it holds for new and changed rows only",
+        "mend the rows on the target, then ALTER TABLE … VALIDATE CONSTRAINT …",
+    ),
+}
+"""What a finding of a code that `Sql.without` has says, and what to do."""
 
 
 def _holds(connection: Connection, query: str) -> bool:
@@ -411,11 +454,9 @@ def _load(
 def failed(error: psycopg.Error, where: str) -> DbscaleError:
     """What a step that met a database error raises: the server's words, the step, and what to do."""
     translated = postgres.translated(error, where=where)
-    if isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.DiskFull):
-        return Unfinished(translated.says, where=where, try_="when the server is back, run the same command again")
     if detail := error.diag.message_detail:
         translated.says += f" ({detail})"
-    return translated
+    return postgres.midway(error, translated)
 
 
 def _give_memory(connection: Connection) -> None:

@@ -259,12 +259,13 @@ class Arrival:
         key = row_key(load, row)
         if load.on_bad_row == "stop":
             place = f"{load.table}.{row.column}" if row.column else load.table
+            otherwise = f', or [migrate.types] "{place}" = "text"' if row.column else ""
             raise SourceError(
                 f"{place}: {row.reason}: {shown(row)}" if row.column else f"{place}: {row.reason}",
                 where=f"the row with {', '.join(f'{name} = {value}' for name, value in key.items())}",
                 try_="--on-invalid-text replace, bytea or quarantine"
                 if row.reason.startswith(convert.NOT_UTF8)
-                else f'--on-bad-row quarantine, or [migrate.types] "{place}" = "text"',
+                else f"--on-bad-row quarantine{otherwise}",
             )
         self.apart.append(
             {
@@ -310,6 +311,4 @@ def _refused(error: psycopg.Error, load: Load) -> DbscaleError:
     """A database error in the middle of a load, as what it means for the run."""
     where = f"{load.table} into {quote(load.schema, load.target)}"
     translated = postgres.translated(error, where=where)
-    if isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.DiskFull):
-        return Unfinished(translated.says, where=where, try_="when the server is back, run the same command again")
-    return translated
+    return postgres.midway(error, translated)

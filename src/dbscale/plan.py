@@ -84,6 +84,9 @@ class Sql:
     leftover: str = ""
     """A query whose one value is true when a failed attempt left something: `clear` then removes it."""
     clear: str = ""
+    without: str = ""
+    """The code of the finding that tells of it where the server refuses it for what the rows hold: the run then goes on
+    without it. Empty: the run stops."""
     kind: Literal["Sql"] = "Sql"
 
 

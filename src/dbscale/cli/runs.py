@@ -24,6 +24,7 @@ from dbscale.drivers import postgres
 from dbscale.drivers.source import Source
 from dbscale.errors import ConfigError, Finding, StalePlan, TargetInUse, without_secrets
 from dbscale.migrate import plan as planning
+from dbscale.migrate.steps import drop_table
 from dbscale.plan import Load, Plan, Sql
 from dbscale.schema import quote
 from dbscale.shards.file import FOLDER
@@ -61,6 +62,7 @@ class Outcome:
             self.run, self.resumed = event.run, event.resumed
         elif isinstance(event, StepDone):
             self.steps.append(event)
+            self.findings += [event.finding] if event.finding else []
         elif isinstance(event, Noticed):
             self.findings.append(event.finding)
         elif isinstance(event, Finished):
@@ -120,9 +122,9 @@ def settle_earlier(
 ) -> Run | None:
     """What an earlier run from this source left: one to go on with, or a done one with nothing to add, or None.
 
-    A run that was interrupted and whose source has changed since is undone first: it is to be loaded anew. So is one
-    that had other options, once the user agrees. One whose tables are all gone is passed by; TargetInUse where some
-    are, and where a run is at work.
+    A run that was interrupted, and whose source has changed or whose tables have gone since, is undone first: it is to
+    be loaded anew. So is one that had other options, once the user agrees. A done one whose tables are all gone is
+    passed by; TargetInUse where some are, and where a run is at work.
     """
     with postgres.connect(urls["target"]) as connection:
         if runs := catalog.runs(connection, state_schema):
@@ -132,19 +134,40 @@ def settle_earlier(
         return None
     plan = Plan.from_json(earlier.plan)
     unchanged = earlier.fingerprint == source.fingerprint()
-    if plan.options == options and unchanged:
+    gone = _gone(earlier, plan, urls, state_schema) if earlier.unfinished else []
+    if plan.options == options and unchanged and not gone:
         return None if earlier.state == "done" and _taken_away(earlier, plan, urls) else earlier
     if not earlier.unfinished:
         return None
     if plan.options != options:
         output.say(f"run {earlier.id} is unfinished, with other options: {earlier.title}")
         output.confirm(f"Take run {earlier.id} back and begin anew?", yes=yes)
+    elif unchanged:
+        tables = f"{', '.join(gone[:5])}{' …' if len(gone) > 5 else ''}"
+        output.say(f"tables that run {earlier.id} had made are gone since ({tables}): what it loaded is loaded anew")
     else:
         output.say(f"the source has changed since run {earlier.id} was interrupted: what it loaded is loaded anew")
     for event in undoing.undo(earlier, plan, urls=urls, state_schema=state_schema):
         if isinstance(event, Noticed):
             output.show_findings([event.finding])
     return None
+
+
+def _gone(run: Run, plan: Plan, urls: Mapping[str, str], state_schema: str) -> list[str]:
+    """The tables that an unfinished run had made, and that somebody has dropped since."""
+    gone: list[str] = []
+    for name in sorted({step.on for step in plan.steps if isinstance(step, Load)}):
+        with postgres.connect(urls[name]) as connection:
+            done = catalog.steps_done(connection, state_schema, run.id)
+            undone_by = {step.undo for number, step in enumerate(plan.steps, start=1) if number in done}
+            made = [
+                quote(step.schema, step.target)
+                for step in plan.steps
+                if isinstance(step, Load) and step.on == name and drop_table(step.schema, step.target) in undone_by
+            ]
+            sql = "SELECT name FROM unnest(%s::text[]) AS t (name) WHERE to_regclass(name) IS NULL ORDER BY name"
+            gone += [table for (table,) in connection.execute(sql, [made])]
+    return gone
 
 
 def _taken_away(run: Run, plan: Plan, urls: Mapping[str, str]) -> bool:

@@ -97,6 +97,9 @@ def reading(connection: Connection) -> Iterator[Connection]:
             connection.execute("ROLLBACK")
 
 
+SERVERS_WORDS = "see the server's words above; then run the same command again"
+
+
 @contextmanager
 def translating(where: str = "") -> Iterator[None]:
     """Driver errors in the block leave it in dbscale's words."""
@@ -137,7 +140,17 @@ def translated(error: psycopg.Error, url: str = "", *, where: str = "") -> Dbsca
     if isinstance(error, psycopg.OperationalError):
         remedy = next(remedy for pattern, remedy in _REMEDIES if re.search(pattern, says))
         return Unreachable(says, where=place, try_=remedy)
-    return Unfinished(says, where=place, try_="see the server's words above; then run the same command again")
+    return Unfinished(says, where=place, try_=SERVERS_WORDS)
+
+
+def midway(error: psycopg.Error, translated: DbscaleError) -> DbscaleError:
+    """What `translated` made of an error, where it met a run at work: the connection was there, so the URL is right."""
+    if not isinstance(error, psycopg.OperationalError) or isinstance(error, errors.DiskFull):
+        return translated
+    # Beside a server that is gone, the class has limits of the server (54), locks (55), cancelled statements (57014).
+    gone = not error.sqlstate or error.sqlstate.startswith(("08", "57P"))
+    try_ = "when the server is back, run the same command again" if gone else SERVERS_WORDS
+    return Unfinished(translated.says, where=translated.where, try_=try_)
 
 
 # A connection that is refused comes without a code: its words have to do.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from dbscale import schema as pg
 from dbscale.migrate import defaults, json_values, vectors
-from dbscale.migrate.dialect import Scope, compile_node, condition, stored
+from dbscale.migrate.affinity import affinity
+from dbscale.migrate.dialect import Scope, compile_node, condition, fitted, translate
 from dbscale.migrate.draft import Draft
-from dbscale.migrate.facts import MOST_COLUMNS, PAGE_ROW
+from dbscale.migrate.facts import MOST_COLUMNS, MOST_KEYS, PAGE_ROW
 from dbscale.migrate.grammar import names_in, parse_expression
 from dbscale.migrate.model import (
     Choice,
@@ -185,14 +186,23 @@ def _generated(draft: Draft, source: SourceTable) -> dict[str, str]:
         for column in ready:
             del pending[ascii_lower(column.name)]
             try:
+                value = translate(column.expression, draft.scope(source, inline=True))
+                if value.kind == "int" and _outgrown(draft, source, column):
+                    raise Untranslatable("some of its integers outgrow 64 bits, where SQLite goes on with real numbers")
                 type_ = draft.choice(source.name, column.name).type
-                found[column.name] = sql = stored(column.expression, draft.scope(source, inline=True), type_)
+                found[column.name] = sql = fitted(value, type_, immutable=True)
             except Untranslatable as error:
                 _not_generated(draft, source, column, error.reason)
                 continue
             own = draft.values(source)[column.name]
             draft.inlined[source.name, column.name] = replace(own, sql=sql, atom=False)
     return found
+
+
+def _outgrown(draft: Draft, source: SourceTable, column: SourceColumn) -> bool:
+    """Whether real numbers came of an expression of integers, and not of the column's affinity."""
+    profile = draft.profile(source.name, column.name)
+    return profile is not None and profile.reals > 0 and affinity(column.declared) != "REAL"
 
 
 def _not_generated(draft: Draft, source: SourceTable, column: SourceColumn, reason: str) -> None:
@@ -217,12 +227,25 @@ def _keys(draft: Draft, source: SourceTable) -> tuple[tuple[pg.Key, ...], tuple[
             _on_conflict(draft, source, key)
         if _duplicates(draft, source, key.columns):
             continue
+        if len(key.columns) > MOST_KEYS:
+            draft.note(
+                "index-left-out",
+                f"{source.name} ({', '.join(key.columns)})",
+                f"the {'primary key' if key.primary else 'unique constraint'} is left out: {_too_many(key.columns)}",
+                try_="hold fewer columns unique, or a digest of them all",
+                level="behaviour",
+            )
+            continue
         made = _key(draft, source, key)
         if isinstance(made, pg.Key):
             keys.append(made)
         if not isinstance(made, pg.Key) or _collated(draft, source, key):
             indexes.append(made if isinstance(made, pg.Index) else _key_index(draft, source, key, (), label="key"))
     return tuple(keys), tuple(indexes)
+
+
+def _too_many(terms: Sequence[object]) -> str:
+    return f"it has {len(terms)} columns, and PostgreSQL takes {MOST_KEYS}"
 
 
 def _key(draft: Draft, source: SourceTable, key: SourceKey) -> pg.Key | pg.Index:
@@ -358,6 +381,8 @@ def _indexes(draft: Draft, source: SourceTable) -> Iterator[pg.Index]:
 
 
 def _index(draft: Draft, source: SourceTable, index: SourceIndex) -> pg.Index:
+    if len(index.terms) > MOST_KEYS:
+        raise Untranslatable(_too_many(index.terms))
     scope = draft.scope(source)
     wide = _wide(draft, source, tuple(term.column for term in index.terms if term.column))
     terms, labels = [], []

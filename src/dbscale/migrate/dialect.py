@@ -54,7 +54,7 @@ from dbscale.migrate.values import (
     unify,
 )
 
-__all__ = ["Scope", "Untranslatable", "Value", "column_value", "condition", "order_term", "stored", "translate"]
+__all__ = ["Scope", "Untranslatable", "Value", "column_value", "condition", "fitted", "order_term", "translate"]
 
 NULL = constant_value(Constant(None))
 _ROWID = frozenset({"rowid", "_rowid_", "oid"})
@@ -152,11 +152,6 @@ def translate(expression: str, scope: Scope) -> Value:
 def condition(expression: str, scope: Scope) -> Value:
     """`expression` as a condition: PostgreSQL's boolean. `always` says that a CHECK of it would check nothing."""
     return as_truth(translate(expression, scope))
-
-
-def stored(expression: str, scope: Scope, type_: str) -> str:
-    """`expression` as a value to be stored in a column of `type_`, as SQLite's values of it are converted."""
-    return fitted(translate(expression, scope), type_, immutable=scope.immutable)
 
 
 def fitted(value: Value, type_: str, *, immutable: bool) -> str:

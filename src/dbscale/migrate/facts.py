@@ -29,6 +29,8 @@ from dbscale.schema import quote
 
 MOST_COLUMNS = 1600
 """Columns of a table (MaxHeapAttributeNumber, src/include/access/htup_details.h)."""
+MOST_KEYS = 32
+"""Columns and expressions of an index (INDEX_MAX_KEYS, src/include/pg_config_manual.h)."""
 LARGEST_BIGINT = 2**63 - 1
 PAGE_ROW = 8160
 """Bytes of a row that fit in a page (MaxHeapTupleSize, the same)."""

@@ -16,7 +16,7 @@ from itertools import chain
 
 from dbscale import schema as ddl
 from dbscale.plan import Load, Sql, Step
-from dbscale.schema import Schema, Table, literal, quote
+from dbscale.schema import Check, ForeignKey, Schema, Table, literal, quote
 
 
 def create(
@@ -34,7 +34,7 @@ def phases(
     loads = list(loads)
     sizes = {load.target: max(load.bytes, load.rows) for load in loads}
     by_size = replace(schema, tables=tuple(sorted(schema.tables, key=lambda table: -sizes.get(table.name, 0))))
-    made = Sql(does=f"create schema {name}", sql=f"CREATE SCHEMA {name}", undo=f"DROP SCHEMA {name}")
+    made = Sql(does=f"create schema {name}", sql=f"CREATE SCHEMA {name}", undo=f"DROP SCHEMA IF EXISTS {name}")
     yield [*([made] if new_schema else []), *(_table(schema, table) for table in schema.tables)]
     yield list(loads)
     yield list(_maintained(by_size, "VACUUM", "vacuum"))
@@ -60,8 +60,13 @@ def _table(schema: Schema, table: Table) -> Sql:
         does=f"create table {quote(table.name)}",
         sql=ddl.create_table(schema.name, table),
         # Views and foreign keys that lean on it are undone before it, so it falls without CASCADE.
-        undo=f"DROP TABLE IF EXISTS {quote(schema.name, table.name)}",
+        undo=drop_table(schema.name, table.name),
     )
+
+
+def drop_table(schema: str, table: str) -> str:
+    """What takes back the step that made a table, and tells it from others."""
+    return f"DROP TABLE IF EXISTS {quote(schema, table)}"
 
 
 def _indexes(schema: Schema) -> Iterator[Sql]:
@@ -75,6 +80,7 @@ def _indexes(schema: Schema) -> Iterator[Sql]:
                 undo=f"DROP INDEX IF EXISTS {quote(schema.name, index.name)}",
                 group="indexes",
                 blocks="writes",
+                without="" if index in keys else "index-left-out",
             )
 
 
@@ -117,15 +123,15 @@ def _added(schema: Schema) -> Iterator[Sql]:
 def _validated(schema: Schema) -> Iterator[Sql]:
     """The same held against the rows, side by side."""
     for table in schema.tables:
-        valid = [check.name for check in table.checks if check.valid]
-        valid += [key.name for key in table.foreign_keys if key.valid]
-        if valid:
-            yield Sql(
-                does=f"validate constraints of {quote(table.name)}",
-                sql=";\n".join(ddl.validate_constraint(schema.name, table.name, name) for name in valid),
-                undo="",
-                group="validate",
-            )
+        for constraint in chain[Check | ForeignKey](table.checks, table.foreign_keys):
+            if constraint.valid:
+                yield Sql(
+                    does=f"validate {quote(constraint.name)} on {quote(table.name)}",
+                    sql=ddl.validate_constraint(schema.name, table.name, constraint.name),
+                    undo="",
+                    group="validate",
+                    without="not-validated",
+                )
 
 
 def _drop(schema: Schema, table: Table, constraint: str) -> str:

@@ -23,6 +23,10 @@ from dbscale.migrate.remarks import Place
 Choices = dict[tuple[str, str], Choice]
 LARGEST = 1_000_000_000
 """Bytes of a value: PostgreSQL's limit is 1 GiB for a value and for a line of COPY, which has other columns too."""
+MOST_DIGITS = 1000
+"""Of numeric(p,s) (NUMERIC_MAX_PRECISION, src/include/utils/numeric.h); numeric by itself takes 131,072."""
+MOST_CHARACTERS = 10_485_760
+"""Of varchar(n) (MaxAttrSize, src/include/access/htup_details.h); text takes as many as a value has bytes."""
 MOST_DIMENSIONS = 16_000
 """Of pgvector's `vector` (VECTOR_MAX_DIM, src/vector.h); libSQL takes 65,536."""
 
@@ -140,9 +144,11 @@ def _targets(column: SourceColumn, options: Options) -> tuple[str, ...]:
     asked = wish(column.declared)
     if asked.kind == "decimal":
         precision, scale = asked.size or 0, asked.scale or 0
-        return (f"numeric({precision},{scale})", "numeric") if 0 <= scale <= precision > 0 else ("numeric",)
+        exact = 0 <= scale <= precision and 0 < precision <= MOST_DIGITS
+        return (f"numeric({precision},{scale})", "numeric") if exact else ("numeric",)
     if asked.kind == "text":
-        return (f"varchar({asked.size})", "text") if is_sized_text(asked) and asked.size else ("text",)
+        sized = is_sized_text(asked) and 0 < (asked.size or 0) <= MOST_CHARACTERS
+        return (f"varchar({asked.size})", "text") if sized else ("text",)
     if asked.kind == "vector":
         return (_vector_type(asked, options),)
     return {
