@@ -310,6 +310,21 @@ def test_a_plan_does_not_go_on_with_another_plan_s_run(
     assert run(["apply", "plan.json", "--yes"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["pool", "size", "--rate", "nan", "--hold", "20"], "'nan' is not a number"),
+        (["pool", "size", "--rate", "-5", "--hold", "20"], "-5.0 is not in the range"),
+        (["pool", "size", "--rate", "5", "--hold", "20", "--surge", "inf"], "inf is not in the range"),
+        (["indexes", "recommend", "--budget", "inf"], "inf is not in the range"),
+        (["replicas", "wait", "--max-lag", "0"], "0.0 is not in the range"),
+    ],
+)
+def test_a_number_is_a_number(words: list[str], wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(words) == 2
+    assert wrong in capsys.readouterr().err
+
+
 def test_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(click.utils, "should_strip_ansi", lambda *_: False)  # as on a terminal
     monkeypatch.setattr("click._compat.should_strip_ansi", lambda *_: False)

@@ -378,6 +378,9 @@ def test_an_index_that_the_planner_does_not_take_for_its_settings_is_told(databa
 def test_an_index_covers_what_is_read_where_that_saves_going_to_the_table(shop: Shop) -> None:
     sql = "SELECT count(active) FROM users WHERE country = 'c7'"
     shop.advises(sql, "users (country) include (active)")
+    # So beside a dearer one too, once that has its index: with it built, the next advice would ask for this.
+    made = shop.advice("-- calls: 100000\nSELECT * FROM orders WHERE user_id = 5", "-- calls: 1000\n" + sql).advised
+    assert sorted(item.index for item in made) == ["orders (user_id)", "users (country) include (active)"]
     shop.advises("SELECT total FROM orders WHERE user_id = 5", "orders (user_id)")  # three rows: it saves too little
     shop.advises("SELECT * FROM users WHERE country = 'c7'", "users (country)")
     written = shop.advice(f"-- calls: 100\n{sql}", "-- calls: 90000\nUPDATE users SET active = true WHERE id = $1")

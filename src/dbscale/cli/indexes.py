@@ -45,10 +45,14 @@ SHARDS = click.option(
 @click.option("--why", is_flag=True, help="Say too what was declined, and why.")
 @click.option("--drops", is_flag=True, help="Put the drop advice into the plan too.")
 @click.option(
-    "--window-days", default=30.0, show_default=True, help="Days without a read before an index is called unused."
+    "--window-days",
+    type=output.Number(),
+    default=30.0,
+    show_default=True,
+    help="Days without a read before an index is called unused.",
 )
 @SHARDS
-@click.option("--budget", metavar="MB", type=float, help="The most that new indexes may take.")
+@click.option("--budget", metavar="MB", type=output.Number(), help="The most that new indexes may take.")
 @click.option("-o", "--out", metavar="FILE", help="Write the plan as JSON to FILE (- for stdout).")
 @click.option("--sql", "as_sql", is_flag=True, help="Show the plan as SQL.")
 @output.looking

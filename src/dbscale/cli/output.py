@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import shlex
 import sys
@@ -24,6 +25,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MARKS = {"blocker": "blocked", "data": "data", "behaviour": "behaviour", "note": "note"}
 COLOURS = {"blocker": "red", "data": "yellow", "behaviour": "yellow", "note": "cyan"}
+
+
+class Number(click.FloatRange):
+    """A number from 0 (above it, where `above`) to a thousand million: no NaN and no infinity, which float() reads."""
+
+    name = "number"
+
+    def __init__(self, *, above: bool = False) -> None:
+        super().__init__(min=0, max=1e9, min_open=above)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if math.isnan(number := float(super().convert(value, param, ctx))):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+    def _describe_range(self) -> str:
+        return "0<x<=1e9" if self.min_open else "0<=x<=1e9"
 
 
 def common(command: F) -> F:

@@ -36,7 +36,7 @@ def _fleet(command: Any) -> Any:
         click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes in each."),
         click.option(
             "--surge",
-            type=click.FloatRange(0),
+            type=output.Number(),
             default=1.0,
             show_default=True,
             help="Share of instances that a deployment runs beside the old ones.",
@@ -113,11 +113,13 @@ def _draw_use(nodes: list[dict[str, Any]], pools: list[dict[str, Any]], statemen
 
 @pool.command()
 @click.argument("database", required=False)
-@click.option("--rate", type=float, help="Checkouts a second, all processes together.")
-@click.option("--hold", type=float, metavar="MS", help="Milliseconds from checkout to checkin.")
+@click.option("--rate", type=output.Number(above=True), help="Checkouts a second, all processes together.")
+@click.option("--hold", type=output.Number(above=True), metavar="MS", help="Milliseconds from checkout to checkin.")
 @click.option("--metrics", multiple=True, metavar="URL", help="Measure both at an application's endpoint instead.")
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="How long to measure.")
-@click.option("--wait", type=float, default=50.0, show_default=True, metavar="MS", help="99 of 100 wait at most this.")
+@click.option("--seconds", type=output.Number(above=True), default=10.0, show_default=True, help="How long to measure.")
+@click.option(
+    "--wait", type=output.Number(), default=50.0, show_default=True, metavar="MS", help="99 of 100 wait at most this."
+)
 @click.option("--cores", type=click.IntRange(0), default=0, help="Processor cores of the server.")
 @click.option("--other", type=click.IntRange(0), default=0, help="Connections of others that stay.")
 @click.option("--max-connections", type=click.IntRange(1), help="Do not ask a server: this is what it has.")
@@ -189,11 +191,15 @@ def size(
 @click.argument("database", required=False)
 @click.option("--pgbouncer", metavar="URL", help="A PgBouncer's URL, with a user of its admin_users or stats_users.")
 @click.option(
-    "--request-timeout", type=float, default=0.0, metavar="SECONDS", help="When the application's callers give up."
+    "--request-timeout",
+    type=output.Number(),
+    default=0.0,
+    metavar="SECONDS",
+    help="When the application's callers give up.",
 )
 @click.option(
     "--held",
-    type=float,
+    type=output.Number(),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
@@ -295,7 +301,7 @@ def pgbouncer(
         secrets = bouncer.secrets_of(connection, parts.user, parts.password)
         password = parts.password
     binary = "" if for_version else bouncer.program()
-    found = files.version_of(for_version) if for_version else bouncer.version(binary)
+    found = _version(for_version) if for_version else bouncer.version(binary)
     checks = bouncer.prove(wanted, secrets, password, binary) if binary and password else []
     written = files.write(wanted, found, secrets)
     proven = bool(checks) and all(check.good for check in checks)
@@ -329,6 +335,15 @@ def pgbouncer(
     return 0
 
 
+def _version(text: str) -> tuple[int, int, int]:
+    from dbscale.cluster import pgbouncer as files
+
+    try:
+        return files.version_of(text)
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is no version", where="--for-version", try_="--for-version 1.25.2") from error
+
+
 def _pair(cert: str, key: str) -> dict[str, str]:
     """The files for TLS towards clients, by their full paths: PgBouncer runs elsewhere."""
     if bool(cert) != bool(key):
@@ -342,7 +357,7 @@ def _wanted(settings: Config, name: str, url: str, *, connection: Connection, fo
     from dbscale.cluster import pgbouncer as files
 
     address, _, port = listen.rpartition(":")
-    if not address or not port.isdigit():
+    if not address or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(f"{listen!r} is no address and port", try_="--listen 127.0.0.1:6432")
     info, parts = connection.info, conninfo.conninfo_to_dict(url)
     return files.Wanted(

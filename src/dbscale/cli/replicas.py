@@ -126,10 +126,10 @@ def _rows(name: str, result: Survey) -> list[tuple[str, ...]]:
 
 @replicas.command()
 @click.argument("database", required=False)
+@click.option("--max-lag", type=output.Number(above=True), default=1.0, show_default=True, metavar="SECONDS")
 @click.option(
-    "--max-lag", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, metavar="SECONDS"
+    "--timeout", type=output.Number(), default=60.0, show_default=True, metavar="SECONDS", help="Give up after this."
 )
-@click.option("--timeout", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Give up after this.")
 @output.looking
 def wait(database: str | None, max_lag: float, timeout: float, as_json: bool, config: str | None) -> int:
     """Wait until every replica is proven to be at most --max-lag seconds behind. Exit 1 when --timeout is over."""
@@ -271,7 +271,7 @@ def _apply(plan: Plan, url: str) -> None:
 @replicas.command()
 @click.argument("replica")
 @click.option("--database", help="Whose replica it is.")
-@click.option("--timeout", type=int, default=60, show_default=True, metavar="SECONDS")
+@click.option("--timeout", type=click.IntRange(1), default=60, show_default=True, metavar="SECONDS")
 @click.option("--stop-primary", is_flag=True, help="Stop the primary first (embedded servers).")
 @output.changing
 @output.common

@@ -376,7 +376,7 @@ def _key(map_: Map, text: str) -> Key:
 
 @shards.command("audit")
 @click.option("--from", "origin", required=True, metavar="DATABASE|FILE", help="pg_stat_statements there, or SQL.")
-@click.option("--top", default=20, show_default=True, help="How many statements to show.")
+@click.option("--top", type=click.IntRange(0), default=20, show_default=True, help="How many statements to show.")
 @MAPS
 @output.looking
 def audit_command(origin: str, *, top: int, folder: str, as_json: bool, config: str | None) -> int:
@@ -420,7 +420,7 @@ def _workload(settings: Config, origin: str) -> Any:
     from dbscale.shards import audit
 
     if origin not in settings.databases and Path(origin).is_file():
-        return audit.from_text(Path(origin).read_text(encoding="utf-8"))
+        return audit.from_text(Path(origin).read_text(encoding="utf-8", errors="replace"), origin)
     target = places.open_target(settings, origin)
     with postgres.connect(target.url) as connection, postgres.reading(connection):
         row = connection.execute("SELECT to_regclass('pg_stat_statements')").fetchone()

@@ -25,7 +25,7 @@ LEAST_COST = 100.0
 LEAST_SAVING = 0.5
 """An index has to take at least this share off one statement …"""
 LEAST_SHARE = 0.05
-"""… or this share off the whole workload."""
+"""… or this share off the whole workload, as it is with those chosen before."""
 NEAR = 0.05
 """Of candidates that save about as much, to this share, the smallest is taken."""
 WRITE_FACTOR = 1.5
@@ -116,8 +116,8 @@ class Chooser:
         self.forced = frozenset(wanted)
         self._gather()
         self.chosen = [candidate for candidate in wanted if candidate not in self.proof.refused]
-        least = LEAST_SHARE * self._total()
-        while self._step(least):
+        # A share of what is left, not of what there was: with these indexes built, the next advice asks for no more.
+        while self._step(LEAST_SHARE * self._total()):
             pass
         self._thin_out()
         return self._result()
@@ -214,7 +214,7 @@ class Chooser:
         """
         worth: list[tuple[float, Candidate]] = []
         for candidate in self.pool:
-            if candidate in self.chosen:
+            if candidate in self.chosen or self._covering(candidate):
                 continue
             gain, helps = self._gain(candidate)
             net = gain - WRITE_FACTOR * self.writes(candidate)
@@ -237,6 +237,16 @@ class Chooser:
         ]  # fmt: skip
         self.chosen.append(taken)
         return True
+
+    def _covering(self, candidate: Candidate) -> str:
+        """The chosen index that does a candidate's work, as `covers` will say of it once it is built; empty: none."""
+        if not _plain(candidate):
+            return ""
+        mine, width = (candidate.schema, candidate.table, candidate.method), len(candidate.columns)
+        return next(
+            (chosen.title for chosen in self.chosen if _plain(chosen) and chosen.columns[:width] == candidate.columns
+             and (chosen.schema, chosen.table, chosen.method) == mine), ""
+        )  # fmt: skip
 
     def _sorted(self, candidate: Candidate) -> float:
         """Calls that would still sort for their LIMIT: what grows with the rows of each key."""
@@ -350,6 +360,8 @@ class Chooser:
             yield Loser(candidate=candidate, because=self._why_not(candidate))
 
     def _why_not(self, candidate: Candidate) -> str:
+        if by := self._covering(candidate):
+            return f"{by} does it already"
         gain, _ = self._gain(candidate)
         writes = self.writes(candidate)
         used = any(
@@ -375,10 +387,13 @@ def covers(index: Index, candidate: Candidate) -> bool:
     """An index that exists begins with the candidate's keys: it does the same work."""
     if not index.valid or index.method != candidate.method or index.predicate:
         return False
-    plain = all(term == f'"{column}"' for term, column in zip(candidate.terms, candidate.columns, strict=False))
-    return (
-        index.plain and plain and not candidate.where and index.columns[: len(candidate.columns)] == candidate.columns
-    )
+    return index.plain and _plain(candidate) and index.columns[: len(candidate.columns)] == candidate.columns
+
+
+def _plain(candidate: Candidate) -> bool:
+    """Every key is a column in ascending order, and every row is in it."""
+    terms = tuple(f'"{column}"' for column in candidate.columns)
+    return not candidate.where and candidate.terms == terms
 
 
 def _columns(found: list[Need]) -> dict[int, set[str]]:

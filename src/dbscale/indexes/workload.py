@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from dbscale.drivers.postgres import Connection
-from dbscale.errors import ConfigError, Missing
-from dbscale.query import Query, parse
+from dbscale.errors import Missing
+from dbscale.query import Query, parse, script
 
 SAMPLES = 3
 """How many sets of constants are kept of one statement."""
@@ -100,49 +100,16 @@ def _at_least(version: str, wanted: tuple[int, ...]) -> bool:
     return tuple(int(part) for part in version.split(".")) >= wanted
 
 
-_CALLS = re.compile(r"--[^\n]*?\bcalls?\s*[:=]\s*([0-9_]+(?:\.[0-9]+)?)", re.IGNORECASE)
-_MEAN = re.compile(r"--[^\n]*?\bms\s*[:=]\s*([0-9_]+(?:\.[0-9]+)?)", re.IGNORECASE)
-
-
 def from_sql(text: str, title: str = "SQL") -> Workload:
     """The statements of a file of SQL.
 
     A comment before a statement may say how often it runs and how long it takes: `-- calls: 40000, ms: 1.2`.
     Placeholders may be `$1`, `:name` or `%s`.
     """
-    found = []
-    for comment, sql in _split(text, title):
-        calls = [float(number) for number in _CALLS.findall(comment)]
-        mean = [float(number) for number in _MEAN.findall(comment)]
-        count = calls[-1] if calls else 1.0
-        found.append(Statement(sql=sql, calls=count, seconds=count * mean[-1] / 1000 if mean else 0.0))
-    return _build(found, title)
-
-
-def _split(text: str, title: str) -> Iterator[tuple[str, str]]:
-    """Statements, each with the comments before it, by PostgreSQL's own scanner; also those that do not parse."""
-    import postgast
-
-    encoded = text.encode()
-    comments: list[str] = []
-    start = end = -1
-    try:
-        tokens = postgast.scan(text).tokens
-    except postgast.PgQueryError as error:
-        raise ConfigError(f"this is neither a log nor SQL: {error}", where=title) from error
-    for token in tokens:
-        word = encoded[token.start : token.end]
-        if word.startswith((b"--", b"/*")):
-            if start < 0:
-                comments.append(word.decode())
-        elif word == b";":
-            if start >= 0:
-                yield "\n".join(comments), encoded[start:end].decode()
-            comments, start = [], -1
-        else:
-            start, end = (token.start if start < 0 else start), token.end
-    if start >= 0:
-        yield "\n".join(comments), encoded[start:end].decode()
+    return _build(
+        (Statement(sql=entry.sql, calls=entry.calls, seconds=entry.seconds) for entry in script.entries(text, title)),
+        title,
+    )
 
 
 # `LOG:  duration: 12.3 ms  statement: …`, `… execute name: …`, `… plan:` is auto_explain's and not ours.

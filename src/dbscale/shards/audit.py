@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
 from dbscale.drivers.postgres import Connection
 from dbscale.errors import Unroutable
-from dbscale.query import And, Compare, Condition, Or, Parameter, Query, Style, parse
+from dbscale.query import And, Compare, Condition, Or, Parameter, Query, Style, parse, script
 from dbscale.shards.keys import INTEGERS, Key
 from dbscale.shards.map import Map, Maps, Range
 from dbscale.shards.route import route_statement
@@ -125,7 +125,7 @@ def from_server(connection: Connection) -> list[Statement]:
         " WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
     found = [Statement(sql=_SQUASHED.sub(_whole, row[0]), calls=row[1], seconds=row[2]) for row in rows]
-    return [statement for statement in found if parse(statement.sql).verb in _ROUTED]
+    return _routed(found)
 
 
 _ROUTED = ("select", "insert", "update", "delete", "merge", "copy", "truncate", "unknown")
@@ -138,16 +138,23 @@ def _whole(match: re.Match[str]) -> str:
     return f"{'<> ALL' if match[1] else '= ANY'} ({match[2]})"
 
 
-def from_text(text: str) -> list[Statement]:
-    """The statements of a file of SQL; those that are alike but for their constants are counted together."""
+def from_text(text: str, title: str = "SQL") -> list[Statement]:
+    """The statements of a file of SQL; those that are alike but for their constants are counted together.
+
+    A comment before one may say `-- calls: 40000, ms: 1.2`. ConfigError where it is no SQL.
+    """
     import postgast
 
-    counted: dict[str, tuple[str, int]] = {}
-    for sql in postgast.split(text):
+    found: dict[str, Statement] = {}
+    for entry in script.entries(text, title):
         try:
-            mark = postgast.fingerprint(sql).hex
+            mark = postgast.fingerprint(entry.sql).hex
         except postgast.PgQueryError:
-            mark = sql
-        first, calls = counted.get(mark, (sql, 0))
-        counted[mark] = (first, calls + 1)
-    return [Statement(sql=sql.strip().rstrip(";"), calls=calls) for sql, calls in counted.values()]
+            mark = entry.sql
+        first = found.get(mark, Statement(sql=entry.sql, calls=0))
+        found[mark] = replace(first, calls=first.calls + round(entry.calls), seconds=first.seconds + entry.seconds)
+    return _routed(found.values())
+
+
+def _routed(statements: Iterable[Statement]) -> list[Statement]:
+    return [statement for statement in statements if parse(statement.sql).verb in _ROUTED]
