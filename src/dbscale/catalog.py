@@ -241,6 +241,14 @@ def finish(connection: Connection, schema: str, run: int, state: str, error: str
     )
 
 
+def finish_earlier(connection: Connection, schema: str, plan: Plan) -> None:
+    """Call done what earlier runs left unfinished, for a plan of what is missing (a shard map's) that is in effect."""
+    for run in runs(connection, schema):
+        same = run.title == plan.title and Plan.from_json(run.plan).options == plan.options
+        if same and run.unfinished and not run.half_undone and run.state != "running":
+            finish(connection, schema, run.id, "done")
+
+
 def take_back(connection: Connection, schema: str, run: int) -> None:
     """Write down that a claimed run is being taken back."""
     connection.execute(f"UPDATE {quote(schema)}.runs SET error = %s WHERE id = %s", [TAKING_BACK, run])

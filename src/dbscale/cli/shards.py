@@ -263,6 +263,7 @@ def _carry_out(
     """Show a plan, or carry it out: the exit status, and the document for --json; `quiet`: say nothing else."""
     from dbscale import apply
     from dbscale.cli.progress import screen
+    from dbscale.drivers import postgres
 
     if not quiet:
         _show(plan)
@@ -277,21 +278,10 @@ def _carry_out(
                 drawing.show(event)
         if not quiet:
             output.answer(f"{plan.options['map']}: {done} steps done")
-    _settle_earlier(plan, urls["target"])
+    with postgres.connect(urls["target"], name="dbscale shards") as connection:
+        catalog.finish_earlier(connection, plan.options["state_schema"], plan)
     findings = output.findings_json(plan.findings)
     return 0, {"plan": plan.id, "map": plan.options["map"], "steps": done, "findings": findings}
-
-
-def _settle_earlier(plan: Plan, url: str) -> None:
-    """What earlier runs of the map left unfinished is done now: a plan is made of what is missing, whoever began it."""
-    from dbscale.drivers import postgres
-
-    schema = plan.options["state_schema"]
-    with postgres.connect(url, name="dbscale shards") as connection:
-        for run in catalog.runs(connection, schema):
-            same = run.title == plan.title and Plan.from_json(run.plan).options == plan.options
-            if same and run.unfinished and not run.half_undone and run.state != "running":
-                catalog.finish(connection, schema, run.id, "done")
 
 
 @shards.command("route", context_settings={"ignore_unknown_options": True})  # -5 is a key, no option
