@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -34,6 +35,8 @@ MOST_HANDLED = 1_000_000
 """Rows that the steps of a view's plan give, as PostgreSQL estimates them: the view of a large table can take longer
 than to compare all of the table, and says no more about its translation than it does where the tables are small."""
 _BATCH_BYTES = 2 << 20
+_FLEETING = re.compile(r"\b(?:now|gen_random_uuid)\(\)")
+"""What a view's 'now' and random() became."""
 _AS_TEXT = Conversion(to="text", integers="text", reals="text")
 
 
@@ -69,7 +72,7 @@ def compare(
     """
     place, target = ".".join(relation), quote(*relation)
     try:
-        handled, width = _estimates(connection, target)
+        handled, width, fleeting = _explained(connection, target)
         if not costly and handled > MOST_HANDLED:
             says = f"its rows were not compared: it goes through some {handled} rows"
             return [_note(place, says, "dbscale verify --all-views compares it, however long that takes")]
@@ -84,9 +87,14 @@ def compare(
         return [_note(place, f"its rows were not compared: {error}")]
     if not says:
         return []
+    why = try_ = ""
     if view.unsettled:
-        says = f"{says[:300]}; the view leaves open which row comes first: {'; '.join(view.unsettled)}"
+        why = f"the view leaves open which row comes first: {'; '.join(view.unsettled)}"
         try_ = "end the ORDER BY with columns that no two rows share, such as the primary key"
+    elif fleeting:
+        why = "the view depends on the moment at which it is read, or on chance"
+    if why:
+        says = f"{says[:300]}; {why}"
         return [Finding(code="verify-view-open", where=place, says=says, try_=try_, original=view.source.sql)]
     return [Finding(code="verify-view", where=place, says=says[:400], level="behaviour", original=view.source.sql)]
 
@@ -100,15 +108,17 @@ def _same_bytes(reader: Reader, connection: Connection, relation: tuple[str, str
     return records is not None and records.same_rows(reader, connection) is not None
 
 
-def _estimates(connection: Connection, relation: str) -> tuple[int, int]:
-    """The planner's estimates for a view: how many rows all steps of its plan give together, and the bytes of a row."""
+def _explained(connection: Connection, relation: str) -> tuple[int, int, bool]:
+    """What the planner tells of a view: how many rows all steps of its plan give together, the bytes of a row, and
+    whether it asks for the time or for chance, itself or a view below it."""
     with connection.transaction():
-        found = connection.execute(f"EXPLAIN (FORMAT json) SELECT * FROM {relation}".encode()).fetchone()
+        found = connection.execute(f"EXPLAIN (FORMAT json, VERBOSE) SELECT * FROM {relation}".encode()).fetchone()
     assert found is not None  # noqa: S101 - EXPLAIN has a row
     steps = [found[0][0]["Plan"]]
     for step in steps:
         steps += step.get("Plans", [])
-    return sum(int(step["Plan Rows"]) for step in steps), int(steps[0]["Plan Width"])
+    fleeting = _FLEETING.search(json.dumps(steps[0])) is not None
+    return sum(int(step["Plan Rows"]) for step in steps), int(steps[0]["Plan Width"]), fleeting
 
 
 class _Sides:
@@ -142,9 +152,9 @@ class _Sides:
         only = []
         for sign, rows in ((1, self._source_rows()), (-1, self._target_rows())):
             with closing(rows):
-                only.append(next(row for row in rows if sign * left[_hash(row)] > 0))
+                only.append(next((row for row in rows if sign * left[_hash(row)] > 0), ()))
         says = f"{sum(count for count in left.values() if count > 0)} of {mine} rows differ: "
-        return says + " became ".join(", ".join(map(str, row)) for row in only)
+        return says + " became ".join(", ".join(map(str, row)) or "what is other with each reading" for row in only)
 
     def _target_rows(self) -> Generator[tuple[Any, ...], None, None]:
         """The target's rows, spelled; they tell the kind of each column."""
