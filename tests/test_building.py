@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dbscale.drivers import postgres
 from dbscale.errors import Unfinished
 from dbscale.indexes import advise, facts
 from dbscale.indexes.candidates import Candidate
-from dbscale.plan import Plan
+from dbscale.plan import Plan, Sql
 from fix_postgres import Postgres
 
 CANDIDATE = Candidate("public", "t", ('"b"',), ("b",))
@@ -95,6 +96,38 @@ def test_partitions_get_their_own_builds_and_the_parent_becomes_valid(database: 
 
         list(undoing.undo(catalog.runs(connection)[0], plan, urls={"target": database}))
         assert connection.execute("SELECT count(*) FROM pg_indexes WHERE tablename ~ '^t'").fetchone() == (0,)
+
+
+def test_control_c_waits_for_no_step_of_a_group(table: str) -> None:
+    """Those at work are cancelled, and those that wait are not begun: a large database's indexes take hours."""
+    steps = tuple(Sql(does=f"index {n}", sql=f"CREATE INDEX t_{n} ON t (b)", undo=None, group="g") for n in range(5))
+    plan = Plan(title="x", databases={"target": "t"}, steps=steps)
+    with psycopg.connect(table) as other:
+        other.execute("LOCK TABLE t")
+        too_late = threading.Timer(10, other.rollback)
+        too_late.start()
+        threading.Timer(1, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            list(apply.run(plan, urls={"target": table}, jobs=2))
+        assert too_late.is_alive(), "it waited for the steps at work"
+        too_late.cancel()
+    with psycopg.connect(table) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_indexes WHERE tablename = 't'").fetchone() == (1,)
+        assert connection.execute("SELECT state FROM dbscale.runs").fetchone() == ("interrupted",)
+
+
+def test_what_is_cancelled_is_this_database_s(table: str, new_database: Callable[..., str]) -> None:
+    """A run of another database of the server may have the same number."""
+    active = "SELECT FROM pg_stat_activity WHERE application_name = 'dbscale run 1' AND state = 'active'"
+    with (
+        postgres.connect(new_database(), name="dbscale run 1") as other,
+        postgres.connect(table) as watcher,
+        ThreadPoolExecutor() as pool,
+    ):
+        asleep = pool.submit(other.execute, "SELECT pg_sleep(1)")
+        wait(lambda: watcher.execute(active).fetchone() is not None)
+        building.cancel(watcher, "dbscale run 1")
+        assert asleep.result().fetchone() == ("",)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from by_hand import execute, rows
+from by_hand import execute, make, rows
 from dbscale.cli import dbscale, run
 from dbscale.drivers import postgres
 from dump import dump
@@ -217,6 +218,7 @@ def test_a_role_s_own_settings_change_nothing(
         "standard_conforming_strings = off",
         "search_path = nosuch",
         "idle_in_transaction_session_timeout = 100",
+        "idle_session_timeout = 100",
         "statement_timeout = '1s'",
     )
     name = urlsplit(database).path.removeprefix("/")
@@ -235,6 +237,9 @@ def test_a_role_s_own_settings_change_nothing(
         )
     with postgres.connect(database) as connection, connection.transaction():
         connection.execute("SELECT pg_sleep(1.2)")
+        time.sleep(0.3)
+        connection.execute("SELECT 1")
+    with postgres.connect(database) as connection:  # the claim of a run, while rows are loaded
         time.sleep(0.3)
         connection.execute("SELECT 1")
     assert run(["doctor", database]) == 1  # fsync is off here
@@ -374,6 +379,23 @@ def test_undo_of_into_existing(shop: Path, database: str) -> None:
     assert [line for line in after if "order_numbers" not in line] == [
         line for line in constraints if "order_numbers" not in line
     ]
+
+
+def test_a_row_that_an_index_does_not_take(tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A text above what a B-tree holds is that row's fault, not the server's."""
+    path = tmp_path / "wide.db"
+    wide = random.Random(1).randbytes(5000).hex()
+    make(
+        path, f"CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t VALUES (1, 'a'), (2, '{wide}'), (3, 'c')"
+    )
+    execute(database, "CREATE TABLE t (id bigint PRIMARY KEY, v text UNIQUE)")
+    assert run(["migrate", str(path), database, "--into-existing"]) == 4
+    said = capsys.readouterr().err
+    assert "t: PostgreSQL: index row requires" in said
+    assert "the row with id = 2" in said
+    assert run(["migrate", str(path), database, "--into-existing", "--on-bad-row", "quarantine", "--yes"]) == 1
+    assert rows(database, "SELECT id FROM t ORDER BY id") == [(1,), (3,)]
+    assert rows(database, "SELECT row_key FROM dbscale.quarantine") == [({"id": 2},)]
 
 
 def test_into_existing_refuses_rows_until_told(shop: Path, database: str) -> None:

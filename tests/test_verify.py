@@ -6,7 +6,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import operator
+import signal
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -349,6 +351,20 @@ def test_a_source_that_breaks_off(database: str, tmp_path: Path) -> None:
         both.verify()
 
 
+def test_control_c_waits_for_no_table(database: str, tmp_path: Path) -> None:
+    both = pair(tmp_path / "x.db", database, [("id", KEEP), ("v", TEXT)], ROWS)
+    with psycopg.connect(database) as other:
+        other.execute("LOCK TABLE t")
+        too_late = threading.Timer(10, other.rollback)
+        too_late.start()
+        threading.Timer(1, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            both.verify()
+        assert too_late.is_alive(), "it waited for the table"
+        too_late.cancel()
+    assert both.verify().same
+
+
 # ── spellings ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 VALUES = (
@@ -545,6 +561,24 @@ def test_json_s_null_in_a_view(database: str, tmp_path: Path) -> None:
     )
     connection.close()
     assert run(["migrate", str(path), database, "--yes"]) == 0
+
+
+def test_views_on_the_time_and_on_chance(database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "chance.db"
+    connection = apsw.Connection(str(path))
+    connection.execute(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1), (2);"
+        "CREATE VIEW chance AS SELECT id, random() AS n FROM t;"
+        "CREATE VIEW moment AS SELECT id, strftime('%Y-%m-%d %H:%M:%f', 'now') AS at FROM t;"
+        "CREATE VIEW on_it AS SELECT at FROM moment WHERE id = 1"
+    )
+    connection.close()
+    assert run(["migrate", str(path), database, "--yes"]) == 0
+    capsys.readouterr()
+    assert run(["verify", str(path), database, "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert {finding["code"] for finding in findings} == {"verify-view-open"}
+    assert {finding["where"] for finding in findings} == {"public.chance", "public.moment", "public.on_it"}
 
 
 def _dump(connection: postgres.Connection) -> list[tuple[Any, ...]]:

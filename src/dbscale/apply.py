@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -200,7 +200,7 @@ def _stopping() -> Iterator[None]:
     except DbscaleError as error:
         raise Unfinished(error.says, where=error.where, try_=error.try_, see=error.see) from error
     except psycopg.Error as error:
-        raise failed(error, "") from error
+        raise postgres.failed(error, "") from error
 
 
 def others_of(plan: Plan, urls: Mapping[str, str]) -> frozenset[str]:
@@ -279,14 +279,19 @@ def _carry_out(context: Context, group: list[tuple[int, Step]]) -> Iterator[Even
                 yield _one(context, number, step)
         return
     with ThreadPoolExecutor(max_workers=context.jobs) as pool:
-        futures: set[Future[StepDone]] = {pool.submit(_one, context, number, step) for number, step in waiting}
-        while futures:
-            finished, futures = wait(futures, return_when=FIRST_EXCEPTION, timeout=0.1)
-            for future in finished:
-                if future.exception():
-                    for other in futures:
-                        other.cancel()
-                yield future.result()
+        futures = {pool.submit(_one, context, number, step) for number, step in waiting}
+        try:
+            while futures:
+                finished, futures = wait(futures, return_when=FIRST_EXCEPTION, timeout=0.1)
+                for future in finished:
+                    yield future.result()
+        except Exception:  # those at work are let finish: what they did is marked
+            for other in futures:
+                other.cancel()
+            raise
+        except BaseException:
+            _break_off(context, futures, {step.on for _, step in waiting if isinstance(step, Sql)})
+            raise
 
 
 def _watched(context: Context, number: int, step: Sql) -> Iterator[Event]:
@@ -298,9 +303,21 @@ def _watched(context: Context, number: int, step: Sql) -> Iterator[Event]:
                 if seen := building.progress(watcher, catalog.worker_name(context.run)):
                     yield Building(number=number, seen=seen)
         except BaseException:
-            building.cancel(watcher, catalog.worker_name(context.run))
+            _break_off(context, {future}, {step.on})
             raise
         yield future.result()
+
+
+def _break_off(context: Context, futures: Iterable[Future[StepDone]], databases: Iterable[str]) -> None:
+    """Begin none of the steps that wait, and have the servers cancel those at work: what they did is rolled back.
+    They are asked until they have ended, as one may be between two statements."""
+    at_work = [future for future in futures if not future.cancel()]
+    with suppress(DbscaleError, psycopg.Error):  # a server that is gone ends them, too
+        while wait(at_work, timeout=0).not_done:
+            for name in databases:
+                with context.session(name) as connection:
+                    building.cancel(connection, catalog.worker_name(context.run))
+            wait(at_work, timeout=0.5)
 
 
 def _one(context: Context, number: int, step: Step) -> StepDone:
@@ -317,7 +334,7 @@ def _one(context: Context, number: int, step: Step) -> StepDone:
                 _write(step)
             catalog.step_done(context.home, context.state_schema, context.run, number, time.perf_counter() - began)
     except psycopg.Error as error:
-        raise failed(error, step.does) from error
+        raise postgres.failed(error, step.does) from error
     return StepDone(number=number, step=step, seconds=time.perf_counter() - began, finding=finding)
 
 
@@ -332,7 +349,7 @@ def _sql(context: Context, number: int, step: Sql, began: float) -> Finding | No
         if step.alone and step.leftover:
             building.carry_out(connection, step)
         elif step.alone:
-            if not (step.holds and _holds(connection, step.holds)):
+            if not building.holds(connection, step.holds):
                 connection.execute(step.sql.encode())
         else:
             with connection.transaction():
@@ -355,7 +372,7 @@ def _unless_refused(connection: Connection, step: Sql) -> Finding | None:
     try:
         with connection.transaction():
             connection.execute(step.sql.encode())
-    except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
+    except postgres.REFUSALS as error:
         says, try_ = _WITHOUT[step.without]
         detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
         return Finding(
@@ -380,11 +397,6 @@ _WITHOUT = {
     ),
 }
 """What a finding of a code that `Sql.without` has says, and what to do."""
-
-
-def _holds(connection: Connection, query: str) -> bool:
-    row = connection.execute(query.encode()).fetchone()
-    return bool(row and row[0])
 
 
 def run_command(step: Command) -> None:
@@ -451,14 +463,6 @@ def _load(
             yield event
 
 
-def failed(error: psycopg.Error, where: str) -> DbscaleError:
-    """What a step that met a database error raises: the server's words, the step, and what to do."""
-    translated = postgres.translated(error, where=where)
-    if detail := error.diag.message_detail:
-        translated.says += f" ({detail})"
-    return postgres.midway(error, translated)
-
-
 def _give_memory(connection: Connection) -> None:
     """Let this session build indexes in memory: at least 256 MB, the server's own setting where that is more."""
     connection.execute(
@@ -487,7 +491,6 @@ __all__ = [
     "Started",
     "StepDone",
     "StepStarted",
-    "failed",
     "others_of",
     "prepare",
     "run",

@@ -48,7 +48,7 @@ def carry_out(
     connection.execute(f"SET lock_timeout = {int(lock_seconds * 1000)}".encode())
     try:
         for attempt in range(1, tries + 1):
-            if _true(connection, step.holds):
+            if holds(connection, step.holds):
                 return
             clear(connection, step)
             wait_for_replicas(connection, lag_bytes)
@@ -61,7 +61,7 @@ def carry_out(
                     raise
                 time.sleep(pause * attempt)
                 continue
-            if step.holds and not _true(connection, step.holds):
+            if step.holds and not holds(connection, step.holds):
                 raise Unfinished(
                     "the statement succeeded, and yet it is not in effect",
                     where=step.does,
@@ -75,7 +75,7 @@ def carry_out(
 
 def clear(connection: Connection, step: Sql) -> None:
     """Remove what a failed attempt left."""
-    if _true(connection, step.leftover):
+    if holds(connection, step.leftover):
         connection.execute(step.clear.encode())
 
 
@@ -99,28 +99,31 @@ def wait_for_replicas(connection: Connection, lag_bytes: int, seconds: float = L
 
 
 def progress(connection: Connection, name: str) -> Seen | None:
-    """How far the build of the sessions called `name` has come; None where none is building."""
+    """How far the build of this database's sessions called `name` has come; None where none is building."""
     row: Any = connection.execute(
         "SELECT p.phase, CASE WHEN p.blocks_total > 0 THEN p.blocks_done ELSE p.tuples_done END,"
         " CASE WHEN p.blocks_total > 0 THEN p.blocks_total ELSE p.tuples_total END, p.current_locker_pid"
-        " FROM pg_stat_progress_create_index p JOIN pg_stat_activity a USING (pid) WHERE a.application_name = %s",
+        " FROM pg_stat_progress_create_index p JOIN pg_stat_activity a USING (pid)"
+        " WHERE a.application_name = %s AND a.datname = current_database()",
         [name],
     ).fetchone()
     return Seen(phase=row[0], done=row[1], total=row[2], waits_for=row[3] or 0) if row else None
 
 
 def cancel(connection: Connection, name: str) -> None:
-    """Ask the other sessions called `name` to give up what they do."""
+    """Ask this database's other sessions called `name` to give up what they do: another's run may have the number."""
     connection.execute(
         "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
-        " WHERE application_name = %s AND state = 'active' AND pid <> pg_backend_pid()",
+        " WHERE application_name = %s AND datname = current_database() AND state = 'active'"
+        " AND pid <> pg_backend_pid()",
         [name],
     )
 
 
-def _true(connection: Connection, query: str) -> bool:
+def holds(connection: Connection, query: str) -> bool:
+    """Whether the one value of a query is true; False for no query."""
     row = connection.execute(query.encode()).fetchone() if query else None
     return bool(row and row[0])
 
 
-__all__ = ["Seen", "cancel", "carry_out", "clear", "progress", "wait_for_replicas"]
+__all__ = ["Seen", "cancel", "carry_out", "clear", "holds", "progress", "wait_for_replicas"]

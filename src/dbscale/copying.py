@@ -24,7 +24,7 @@ from dbscale import catalog
 from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader
-from dbscale.errors import DbscaleError, SourceError, Unfinished
+from dbscale.errors import SourceError, Unfinished
 from dbscale.migrate import convert, pgcopy
 from dbscale.migrate.encode import Batch, Encoder, Range, Refused, Row
 from dbscale.migrate.row_key import row_key
@@ -79,7 +79,7 @@ class Stream:
         self.loaded = self.bytes = 0
         self.left_out: list[Refused] = []
         """The rows that were refused before PostgreSQL saw them."""
-        self.refusal: psycopg.DataError | psycopg.IntegrityError | None = None
+        self.refusal: psycopg.Error | None = None
         self._encoder = encoder
         self._counted = 0
         self._copy: psycopg.Copy | None = None
@@ -145,7 +145,7 @@ class Stream:
     def _refusable(self) -> Iterator[None]:
         try:
             yield
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
+        except postgres.REFUSALS as error:
             self.refusal = error
             self._open.__exit__(type(error), error, error.__traceback__)
 
@@ -281,6 +281,7 @@ class Arrival:
     def _named(self) -> Iterator[None]:
         """Errors of the database, as what they mean for the run."""
         load = self.destination.load
+        where = f"{load.table} into {quote(load.schema, load.target)}"
         try:
             yield
         except psycopg.errors.UniqueViolation as error:
@@ -288,9 +289,9 @@ class Arrival:
                 # A session of a client killed before this run committed the same part in the meantime: its rows are
                 # there, ours were rolled back.
                 raise _AlreadyThere from error
-            raise _refused(error, load) from error
+            raise postgres.failed(error, where) from error
         except psycopg.Error as error:
-            raise _refused(error, load) from error
+            raise postgres.failed(error, where) from error
 
 
 class _AlreadyThere(Exception):
@@ -305,10 +306,3 @@ def shown(row: Refused) -> str:
         text = row.raw[:60].decode(errors="backslashreplace")
         return repr(text) + ("…" if len(row.raw) > 60 else "")
     return row.raw.decode()
-
-
-def _refused(error: psycopg.Error, load: Load) -> DbscaleError:
-    """A database error in the middle of a load, as what it means for the run."""
-    where = f"{load.table} into {quote(load.schema, load.target)}"
-    translated = postgres.translated(error, where=where)
-    return postgres.midway(error, translated)

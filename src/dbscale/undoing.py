@@ -28,7 +28,6 @@ from dbscale.apply import (
     Started,
     StepDone,
     StepStarted,
-    failed,
     others_of,
     prepare,
     run_command,
@@ -240,7 +239,7 @@ def _undo_one(context: Context, back: _Back, number: int, step: Step) -> None:
 
 def _not_taken_back(back: _Back, error: psycopg.Error, where: str) -> DbscaleError:
     """What `undo` raises for a database error, and whether anything was changed."""
-    told = failed(error, where)
+    told = postgres.failed(error, where)
     if back.changed:
         told.says += "; what was taken back before it stays so"
         told.try_ = f"mend what it says, then dbscale undo {back.context.run} again"

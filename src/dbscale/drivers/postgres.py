@@ -16,6 +16,13 @@ from dbscale.errors import ConfigError, DbscaleError, Missing, Unfinished, Unrea
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 CONNECT_SECONDS = 10
+REFUSALS = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    errors.ProgramLimitExceeded,  # a row too large for a page or an index, a value too large for its type
+    errors.StatementTooComplex,  # JSON too deep
+)
+"""What the server says against values, and not against the statement."""
 # What the text of results depends on, and what ends a session that waits for the other side or for a busy server: a
 # role or a database may have settings of its own for each.
 _SETTINGS = {
@@ -27,6 +34,7 @@ _SETTINGS = {
     "standard_conforming_strings": "on",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
     "transaction_timeout": "0",
 }
 
@@ -44,7 +52,7 @@ def connect(
 ) -> Connection:
     """A connection to `url` (a libpq URL or connection string). Unreachable where there is none to be had.
 
-    The session speaks UTF-8, ISO dates, UTC, exact floats, has no time-outs, and names itself `name` in
+    The session speaks UTF-8, ISO dates, UTC, exact floats, has no time-outs but for locks, and names itself `name` in
     pg_stat_activity. A stalled network is noticed by TCP keepalives within about a minute.
     """
     try:
@@ -97,9 +105,6 @@ def reading(connection: Connection) -> Iterator[Connection]:
             connection.execute("ROLLBACK")
 
 
-SERVERS_WORDS = "see the server's words above; then run the same command again"
-
-
 @contextmanager
 def translating(where: str = "") -> Iterator[None]:
     """Driver errors in the block leave it in dbscale's words."""
@@ -137,22 +142,30 @@ def translated(error: psycopg.Error, url: str = "", *, where: str = "") -> Dbsca
         return Unreachable(says, where=place, try_=remedy, see="docs/errors.md#read-only")
     if isinstance(error, errors.DiskFull):
         return Unfinished(says, where=place, try_="free disk space on the server, then run the same command again")
-    if isinstance(error, psycopg.OperationalError):
+    if is_gone(error):
         remedy = next(remedy for pattern, remedy in _REMEDIES if re.search(pattern, says))
         return Unreachable(says, where=place, try_=remedy)
-    return Unfinished(says, where=place, try_=SERVERS_WORDS)
+    return Unfinished(says, where=place, try_="see the server's words above; then run the same command again")
 
 
-def midway(error: psycopg.Error, translated: DbscaleError) -> DbscaleError:
-    """What `translated` made of an error, where it met a run at work: the connection was there, so the URL is right."""
-    if not isinstance(error, psycopg.OperationalError) or isinstance(error, errors.DiskFull):
-        return translated
-    # Beside a server that is gone, the class has limits of the server (54), locks (55), cancelled statements (57014).
-    gone = not error.sqlstate or error.sqlstate.startswith(("08", "57P"))
-    try_ = "when the server is back, run the same command again" if gone else SERVERS_WORDS
-    return Unfinished(translated.says, where=translated.where, try_=try_)
+def is_gone(error: psycopg.Error) -> bool:
+    """Whether there is no session any more, or none was to be had; not where it refused a statement."""
+    state = error.sqlstate or ""
+    return isinstance(error, psycopg.OperationalError) and (not state or state.startswith(_GONE))
 
 
+def failed(error: psycopg.Error, where: str) -> DbscaleError:
+    """What a step that met a database error raises: the server's words, the step, and what to do."""
+    told = translated(error, where=where)
+    if is_gone(error):
+        return Unfinished(told.says, where=where, try_="when the server is back, run the same command again")
+    if detail := error.diag.message_detail:
+        told.says += f" ({detail})"
+    return told
+
+
+# Classes and codes of SQLSTATE: connection exceptions, authorization, too many connections, shutdowns and crashes.
+_GONE = ("08", "28", "53300", "57P")
 # A connection that is refused comes without a code: its words have to do.
 _REMEDIES = (
     (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
@@ -105,7 +105,7 @@ def verify(
             reports[load.table] = check.report()
             of_rows += _row_tasks(readers[0], check, progress)
         tasks += sorted(of_rows, key=lambda task: -task.bytes)  # at the end, all sessions are to be done at once
-        for result in _run(tasks, readers, connections):
+        for result in _run(tasks, readers, connections, source.interrupt):
             if isinstance(result, RowsReport):
                 reports[result.table].add(result, samples)
             else:
@@ -166,8 +166,14 @@ def _compare_view(
     return verify_views.compare(reader, connection, relation, view, costly=costly)
 
 
-def _run(tasks: Sequence[_Task], readers: Sequence[Reader], connections: Sequence[Connection]) -> Iterator[_Result]:
-    """Every task's result, as many tasks at once as there are readers."""
+def _run(
+    tasks: Sequence[_Task],
+    readers: Sequence[Reader],
+    connections: Sequence[Connection],
+    interrupt: Callable[[], None],
+) -> Iterator[_Result]:
+    """Every task's result, as many tasks at once as there are readers. An error stops them all, the source's reads by
+    `interrupt`."""
     free: SimpleQueue[tuple[Reader, Connection]] = SimpleQueue()
     for reader, connection in zip(readers, connections, strict=True):
         float_bits(reader)
@@ -192,9 +198,14 @@ def _run(tasks: Sequence[_Task], readers: Sequence[Reader], connections: Sequenc
         try:
             for future in as_completed(futures):
                 yield future.result()
-        finally:
+        except BaseException:
             for future in futures:
                 future.cancel()
+            interrupt()
+            for connection in connections:
+                with suppress(psycopg.Error, OSError):
+                    connection.cancel_safe(timeout=2)
+            raise
 
 
 def _not_compared(place: str, error: psycopg.Error) -> Finding:
