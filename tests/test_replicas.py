@@ -36,6 +36,7 @@ from dbscale.cluster.session import FromReplica
 from dbscale.cluster.survey import Member, survey, wait
 from dbscale.drivers import embedded, programs, replication
 from dbscale.drivers.replication import Place, Sender, Sending, Slot, Standby, normalised
+from dbscale.errors import TargetInUse
 from dbscale.plan import Command, Plan
 from fix_postgres import QUICK, absent
 
@@ -140,11 +141,18 @@ def test_a_promotion_when_all_is_well() -> None:
         ("primary-alive", {"primary": PRIMARY}),
         ("replica-behind", {"others": {"r2": replace(REPLICA, lsn=2000)}}),
         ("replica-behind", {"others": {"r2": replace(REPLICA, timeline=2)}}),
+        ("replica-behind", {"primary": PRIMARY, "stops": True, "place": replace(REPLICA, receiving=False)}),
         ("replica-paused", {"standby": replace(STANDBY, paused=True)}),
     ],
 )
 def test_what_blocks_a_promotion(code: str, changed: dict[str, Any]) -> None:
     assert [finding.code for finding in promotion(**changed).blockers] == [code]
+
+
+def test_a_primary_that_is_shut_down_sends_the_rest() -> None:
+    ahead = {"r2": replace(REPLICA, lsn=2000)}  # for a moment: the next record is on its way
+    assert not promotion(primary=PRIMARY, stops=True, others=ahead).blockers
+    assert promotion(primary=None, stops=True, others=ahead).blockers
 
 
 def test_a_primary_is_not_promoted_again() -> None:
@@ -215,7 +223,7 @@ def test_a_replica_is_added_shown_awaited_and_promoted(place: Path) -> None:
     assert seen["lag_seconds"] < 5
 
     refused = call("promote", "replica1", "--config", str(file), "--yes")
-    assert refused.return_value == 1
+    assert refused.return_value == 2
     assert "primary-alive" in refused.stderr
     promoted = call("promote", "replica1", "--config", str(file), "--stop-primary", "--yes", "--json")
     assert json.loads(promoted.stdout) == {"promoted": "shop.replica1", "timeline": 2}
@@ -387,6 +395,32 @@ def test_the_plan_for_another_machine_makes_a_replica_that_streams(
         subprocess.run(stop, check=False, capture_output=True, cwd="/", user=uid, extra_groups=[] if account else None)
 
 
+def test_a_primary_is_not_stopped_for_a_replica_that_does_not_stream(place: Path) -> None:
+    primary = embedded.up("shop")
+    replica = embedded.up("shop_replica_1", primary="shop", settings=QUICK)
+    assert wait(primary.url, (Member(name="r1", url=replica.url),), max_lag=1, timeout=20)["r1"] <= 1
+    with psycopg.connect(replica.url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.1 port=1'")
+        connection.execute("SELECT pg_reload_conf()")
+        while connection.execute("SELECT count(*) FROM pg_stat_wal_receiver").fetchone() != (0,):
+            time.sleep(0.05)
+    with psycopg.connect(primary.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE later AS SELECT generate_series(1, 1000) AS n")
+    refused = call("promote", "replica1", "--config", str(toml(place, replica.name)), "--stop-primary", "--yes")
+    assert refused.return_value == 2
+    assert "it does not stream" in refused.stderr
+    with pytest.raises(TargetInUse, match="bytes of the log of shop: their commits would be lost"):
+        embedded.promote(replica.name)
+    with psycopg.connect(primary.url) as connection:  # it runs again
+        assert connection.execute("SELECT count(*) FROM later").fetchone() == (1000,)
+    with psycopg.connect(replica.url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM RESET primary_conninfo")
+        connection.execute("SELECT pg_reload_conf()")
+    assert wait(primary.url, (Member(name="r1", url=replica.url),), max_lag=1, timeout=30)["r1"] <= 1
+    with psycopg.connect(embedded.promote(replica.name).url) as connection:
+        assert connection.execute("SELECT count(*) FROM later").fetchone() == (1000,)
+
+
 def test_the_replica_that_has_less_is_not_promoted(place: Path) -> None:
     """The primary is gone. One replica is paused and has replayed less: refused for both; the other takes over."""
     primary = embedded.up("shop")
@@ -405,7 +439,7 @@ def test_the_replica_that_has_less_is_not_promoted(place: Path) -> None:
     replicas_ = ", ".join(f'{{ url = "{url}" }}' for url in urls)
     file.write_text(f'[databases.shop]\nurl = "{primary.url}"\nreplicas = [ {replicas_} ]\n')
     refused = call("promote", "replica1", "--config", str(file), "--yes")
-    assert refused.return_value == 1
+    assert refused.return_value == 2
     assert "[replica-paused]" in refused.stderr
     assert "[replica-behind]" in refused.stderr
     promoted = call("promote", "replica2", "--config", str(file), "--yes", "--json")

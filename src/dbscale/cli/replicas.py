@@ -195,7 +195,7 @@ def add(
         plan = _server(reference, url, name, data, binaries)
     if out:
         output.saved(plan, out, as_json=as_json)
-        return 0
+        return 2 if plan.blockers else 0
     if not plan.steps:
         output.say("nothing to do: it is so already")
         if as_json:
@@ -204,7 +204,7 @@ def add(
     carried_out = (embedded or bool(analytics)) and not dry_run and not plan.blockers
     _draw(plan, as_json=as_json, answer=not (as_json and carried_out))
     if plan.blockers:
-        return 1
+        return 2
     if dry_run or not (embedded or analytics):
         if not dry_run:
             output.say("save it with -o replica.json, and on the replica's machine: dbscale apply replica.json")
@@ -288,8 +288,8 @@ def promote(
 ) -> int:
     """Make REPLICA (as `show` names it) the primary, once it is certain that nothing is lost by it.
 
-    Refused while the primary still accepts writes, while another replica has replayed more, or while its replay is
-    paused. An embedded primary is stopped first with --stop-primary.
+    Refused (exit status 2) while the primary still accepts writes, while another replica has replayed more, or while
+    its replay is paused. An embedded primary is stopped first with --stop-primary, where REPLICA streams from it.
     """
     from dbscale.cluster import survey
     from dbscale.cluster.replicas import plan_promotion
@@ -308,7 +308,8 @@ def promote(
         chosen.name,
         place=seen.places[chosen.name],
         standby=seen.standbys.get(chosen.name),
-        primary=None if stop_primary else seen.primary,
+        primary=seen.primary,
+        stops=stop_primary,
         others={name: place for name, place in seen.places.items() if name != chosen.name},
     )
     if not plan.steps:
@@ -318,7 +319,7 @@ def promote(
         return 0
     _draw(plan, as_json=as_json, answer=dry_run or bool(plan.blockers) or not as_json)
     if plan.blockers or dry_run:
-        return 1 if plan.blockers else 0
+        return 2 if plan.blockers else 0
     output.confirm(f"{plan.title}?", yes=yes)
     if stop_primary:
         timeline = _switch(settings, reference, chosen.name, timeout)

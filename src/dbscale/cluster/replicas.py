@@ -281,20 +281,27 @@ def plan_promotion(
     standby: Standby | None,
     primary: Place | None,
     others: dict[str, Place],
+    stops: bool = False,
 ) -> Plan:
     """Make a replica the primary, or the reasons why it must not be one.
 
-    `primary` is what the primary answered, None where it is gone; `others` are the other replicas that answer.
+    `primary` is what the primary answered, None where it is gone; `others` are the other replicas that answer. `stops`:
+    a primary that runs is shut down first, which sends all it has to the replicas that stream.
     """
     found = []
     if not place.recovery or standby is None:
         return Plan(title=f"Promote {candidate}: it is a primary already", databases={"target": candidate})
-    if primary is not None and not primary.recovery:
+    alive = primary is not None and not primary.recovery
+    if alive and stops and not place.receiving:
+        says = "it does not stream: a primary that is shut down sends it nothing, and what it lacks would be lost"
+        remedy = "read its log; primary_conninfo, pg_hba.conf and the slot are the usual causes"
+        found.append(Finding(code="replica-behind", where=candidate, says=says, try_=remedy, level="blocker"))
+    if alive and not stops:
         says = "the primary still accepts writes: there would be two, and what is written to it would be lost"
         remedy = "stop it first (pg_ctl stop -m fast), which also sends the replicas all it has"
         found.append(Finding(code="primary-alive", where=candidate, says=says, try_=remedy, level="blocker"))
     further = [n for n, p in others.items() if p.recovery and (p.timeline, p.lsn) > (place.timeline, place.lsn)]
-    if further:
+    if further and not (alive and stops):
         gap = max(others[n].lsn for n in further) - place.lsn
         says = f"{', '.join(further)} has replayed more ({gap} bytes): those commits would be lost"
         remedy = f"promote {further[0]}, or wait until this one has caught up"

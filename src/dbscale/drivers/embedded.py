@@ -27,7 +27,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -36,12 +35,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dbscale.drivers import postgres, programs
-from dbscale.errors import ConfigError, DbscaleError, Missing, Unfinished, Unreachable
+from dbscale.drivers import ports, postgres, programs, replication
+from dbscale.errors import ConfigError, DbscaleError, Missing, TargetInUse, Unfinished, Unreachable
 
 ROLE = "postgres"
-FIRST_PORT, PORTS = 15432, 4000
-"""Below the range from which systems draw the ports of outgoing connections, so that a port stays free."""
 START_SECONDS = 120
 STOP_SECONDS = 120
 LOCK_SECONDS = 180
@@ -132,9 +129,9 @@ def down(name: str = "main", *, root: Path | None = None, remove: bool = False) 
 def promote(name: str, *, root: Path | None = None, seconds: int = 60) -> Server:
     """Make the replica `name` a primary, as which it is known from then on; its old primary is stopped first.
 
-    The stop is clean, so the replica gets all that was committed. The old primary's data stay, and do not follow:
-    `up` would start it as a server of its own. ConfigError where there is no such replica, Unfinished where it is
-    still a standby after `seconds`.
+    The stop is clean, so a replica that streams gets all that was committed. One that does not is refused: TargetInUse,
+    and the old primary runs again. Its data stay, and do not follow: `up` would start it as a server of its own.
+    ConfigError where there is no such replica, Unfinished where it is still a standby after `seconds`.
     """
     with _locked(root) as place:
         server = _known(place, name)
@@ -143,8 +140,18 @@ def promote(name: str, *, root: Path | None = None, seconds: int = 60) -> Server
         source = _known(place, server.primary)
         if not server.running:
             server = _start(server, source, None, place)
+        ran = source.running
         _stop(source)
         with postgres.connect(server.url, name="dbscale local") as connection:
+            if lacking := replication.lacking(connection, replication.stopped_at(source.data)):
+                if ran:
+                    _start(source, None, None, place)
+                raise TargetInUse(
+                    f"{name} lacks {lacking} bytes of the log of {source.name}: their commits would be lost",
+                    where=str(server.log),
+                    try_=f"read there why it does not stream; {source.name} {'runs again' if ran else 'is stopped'}",
+                    see="docs/errors.md#replica-behind",
+                )
             row = connection.execute("SELECT NOT pg_is_in_recovery() OR pg_promote(true, %s)", (seconds,)).fetchone()
         if not row or not row[0]:
             raise Unfinished(f"{name} is still a standby", where=str(server.log), try_=f"less {server.log}")
@@ -321,7 +328,7 @@ def _start(server: Server, source: Server | None, binaries: Path | None, place: 
     programs.give(server.log, account)
     deadline = time.monotonic() + START_SECONDS
     while True:
-        if not _port_free(server.port):
+        if not ports.is_free(server.port):
             server = replace(server, port=_free_port(place))
         _save(server)
         _configure(server, source, found, account)
@@ -460,22 +467,7 @@ def _locked(root: Path | None) -> Iterator[Path]:
 def _free_port(place: Path) -> int:
     """A free port. Each root begins its search at a place of its own, so that projects keep out of each other's way."""
     taken = {server.port for server in status(root=place)}
-    start = zlib.crc32(str(place).encode()) % PORTS
-    for number in range(PORTS):
-        port = FIRST_PORT + (start + number) % PORTS
-        if port not in taken and _port_free(port):
-            return port
-    raise Missing(f"no free port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}", where="127.0.0.1")
-
-
-def _port_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+    return ports.free(zlib.crc32(str(place).encode()), taken)
 
 
 def _works_in(pid: int, data: Path) -> bool:

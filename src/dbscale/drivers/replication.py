@@ -6,7 +6,10 @@ reports the primary's number.
 
 from __future__ import annotations
 
+import struct
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 WAL_BLOCK = 8192
@@ -215,6 +218,38 @@ def settings(connection: Any) -> dict[str, str]:
     """The settings that matter for replication."""
     found = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", (list(_SETTINGS),))
     return dict(found.fetchall())
+
+
+def stopped_at(data: Path) -> int:
+    """Where a stopped primary's log ends: the position of its shutdown's checkpoint; 0 where it was not shut down.
+
+    By the beginning of ControlFileData in PostgreSQL's catalog/pg_control.h, the same in all versions.
+    """
+    head = struct.Struct("=QIIi4xqQ")
+    *_, state, _, checkpoint = head.unpack((data / "global" / "pg_control").read_bytes()[: head.size])
+    return int(checkpoint) if state == _SHUT_DOWN else 0
+
+
+_SHUT_DOWN = 1  # DB_SHUTDOWNED
+
+
+def lacking(connection: Any, end: int, quiet: float = 2.0) -> int:
+    """Bytes of the log before and with the record at `end` that a standby has not; 0: it has all.
+
+    What it has received already it may have yet to read again: it is waited for while it gets on, and `quiet` seconds.
+    """
+    last, since = -1, time.monotonic()
+    while True:
+        (got,) = connection.execute(
+            "SELECT (greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), '0/0') - '0/0')::bigint"
+        ).fetchone()
+        if got > end:
+            return 0
+        if got > last:
+            last, since = got, time.monotonic()
+        elif time.monotonic() - since > quiet:
+            return max(1, end - int(got))
+        time.sleep(0.05)
 
 
 def promote(connection: Any, seconds: int = 60) -> bool:
