@@ -218,3 +218,29 @@ def test_tables_that_others_refer_to_are_emptied_only_if_those_are_empty(
     execute(database, "TRUNCATE besides")
     assert run(["migrate", source, database, "--into-existing", "--truncate", "--yes"]) == 0
     assert keys(database) == [("besides_p_fkey", True)]
+
+
+def test_a_type_that_the_server_cannot_read_at_all(
+    tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The embedded servers have no libxml; one that has reads neither value either."""
+    source = make(tmp_path / "a.db", "CREATE TABLE t (a TEXT); INSERT INTO t VALUES ('<a>'), ('</b');")
+    execute(database, "CREATE TABLE t (a xml)")
+    status, blockers = planned(capsys, source, database)
+    assert status == 2
+    assert "PostgreSQL does not read 2 of 2 values as xml" in blockers["type-does-not-fit"]["says"]
+
+
+def test_arrays_of_the_target_are_compared_as_their_text(tmp_path: Path, database: str) -> None:
+    source = make(
+        tmp_path / "a.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, b TEXT, c TEXT); CREATE TABLE n (a TEXT, b TEXT, c TEXT);"
+        "INSERT INTO t (a, b, c) VALUES ('{a,b}', '{t,f}', '{1,2}'), (NULL, '{}', '{NULL}');"
+        "INSERT INTO n SELECT a, b, c FROM t;",
+    )
+    columns = "a text[], b boolean[], c integer[]"
+    execute(database, f"CREATE TABLE t (id bigint PRIMARY KEY, {columns}); CREATE TABLE n ({columns})")
+    assert run(["migrate", source, database, "--into-existing"]) == 0
+    execute(database, "UPDATE t SET a = '{b,a}' WHERE id = 1; UPDATE n SET c = '{2,1}' WHERE c = '{1,2}'")
+    assert run(["verify", source, database, "--into-existing", "--only", "t"]) == 1
+    assert run(["verify", source, database, "--into-existing", "--only", "n"]) == 1

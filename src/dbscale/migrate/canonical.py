@@ -34,6 +34,8 @@ from dbscale.plan import Conversion
 
 LARGE = 1 << 16
 """Values of more bytes are compared by their SHA-256 when rows are compared one by one."""
+VECTORS = ("vector", "real[]", "double precision[]")
+"""What libSQL's vectors become, spelled by their numbers. Other arrays are text to their source, and spelled so."""
 ODD = "!"
 """In front of the spelling of a value that its conversion does not read: it never equals anything in the target."""
 _2000 = datetime(2000, 1, 1)  # noqa: DTZ001 - counted in UTC throughout
@@ -70,7 +72,7 @@ def target_sql(column: str, spelled: str, *, whole: bool = True) -> str:
         return f"encode({to.name}_send({column}),'hex')"
     if to.family == "integer":
         return f"{column}::text"
-    if to.name.endswith("[]") or to.name == "vector" or spelled.endswith("[]"):
+    if to.name in VECTORS:
         return f"encode(array_send({column}::{'float8' if spelled.startswith('double') else 'real'}[]),'hex')"
     if to.family == "bytea":
         text, raw = f"encode({column},'hex')", column
@@ -87,7 +89,7 @@ def target_sql(column: str, spelled: str, *, whole: bool = True) -> str:
 def is_quoted(spelled: str) -> bool:
     """Whether the spelling may hold any character, so that a line must put it in quotes."""
     to = parse_type(spelled)
-    return to.family in ("text", "json") and not (spelled.endswith("[]") or to.name == "vector")
+    return to.family in ("text", "json") and to.name not in VECTORS
 
 
 def target_line(columns: list[tuple[str, str]]) -> str:
