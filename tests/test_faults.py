@@ -135,6 +135,15 @@ def test_wrong_password(small: Path, database: str) -> None:
     assert "not-it" not in result.stderr
 
 
+@pytest.mark.parametrize("command", [["migrate"], ["verify"], ["status"]])
+def test_an_at_in_a_password_that_is_not_escaped(small: Path, command: list[str]) -> None:
+    source = [] if command == ["status"] else [str(small)]
+    result = dbscale(*command, *source, "postgresql://u:hunter@two@127.0.0.1:1/x")
+    refused(result, 2, "there is an @ in the user or the password", "%40")
+    assert "hunter" not in result.stderr
+    assert "two" not in result.stderr
+
+
 def test_no_right_to_create(small: Path, database: str) -> None:
     role = f"reader_{os.getpid()}"
     with psycopg.connect(database, autocommit=True) as connection:

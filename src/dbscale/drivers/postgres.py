@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -55,6 +55,7 @@ def connect(
     The session speaks UTF-8, ISO dates, UTC, exact floats, has no time-outs but for locks, and names itself `name` in
     pg_stat_activity. A stalled network is noticed by TCP keepalives within about a minute.
     """
+    _refuse_split_password(url)
     try:
         connection = psycopg.connect(
             url,
@@ -80,6 +81,21 @@ def connect(
         raise translated(error, url) from error
     connection.prepare_threshold = None
     return connection
+
+
+def _refuse_split_password(url: str) -> None:
+    """ConfigError for a password with an @ in it: libpq takes what is behind the first for the host, and shows it."""
+    with suppress(psycopg.ProgrammingError):
+        if _AT_IN_HOST.search(str(conninfo.conninfo_to_dict(url).get("host") or "")):
+            raise ConfigError(
+                "there is an @ in the user or the password",
+                where=display(url),
+                try_="write it as %40 in a URL; or leave the password to PGPASSWORD or ~/.pgpass",
+            )
+
+
+_AT_IN_HOST = re.compile(r"(?<=[^,])@")
+"""Not the first character: that makes the name of a socket of Linux's abstract ones."""
 
 
 def refuse_pooler(connection: Connection) -> None:
@@ -121,6 +137,8 @@ def display(url: str) -> str:
     except psycopg.ProgrammingError:
         return redact(url)
     host = str(parts.get("host") or parts.get("hostaddr") or "")
+    if _AT_IN_HOST.search(host):  # of a password
+        host = host.rpartition("@")[2]
     if ":" in host:  # an IPv6 address
         host = f"[{host}]"
     elif not host and (service := parts.get("service") or os.environ.get("PGSERVICE")):
