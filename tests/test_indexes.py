@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from dbscale import apply, catalog, undoing
+from dbscale.cli.indexes import _used as used
 from dbscale.drivers import postgres
 from dbscale.errors import Missing
 from dbscale.indexes import advise, facts, proof, remarks, rules, workload
@@ -252,6 +253,45 @@ def test_a_narrow_index_goes_when_a_wider_one_does_its_work(database: str) -> No
             with proof.proving(connection, database, known) as prover:
                 drops = advise.advise(known, prover, asked).drops
     assert [(drop.rule, drop.name) for drop in drops] == [("IX103", "orders_user")]
+
+
+def test_the_index_of_a_partitioned_table_is_tried_on_its_partitions(database: str) -> None:
+    """Those of its partitions had stayed visible: every statement seemed to be quick already."""
+    with postgres.connect(database) as connection:
+        connection.execute(
+            "CREATE TABLE visits (id bigint, at date, place int) PARTITION BY RANGE (at);"
+            "CREATE TABLE visits_old PARTITION OF visits FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');"
+            "CREATE TABLE visits_new PARTITION OF visits FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')"
+            " PARTITION BY HASH (id);"
+            'CREATE SCHEMA "other one"; CREATE TABLE "other one".half PARTITION OF visits_new'
+            " FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+            "CREATE TABLE visits_half PARTITION OF visits_new FOR VALUES WITH (MODULUS 2, REMAINDER 1);"
+            'CREATE TABLE "other one".visits AS SELECT 1 AS place;'
+            "INSERT INTO visits SELECT n, date '2024-01-01' + n % 730, n % 4000 FROM generate_series(1, 60000) n;"
+            "ANALYZE"
+        )
+        sql = "SELECT * FROM visits WHERE place = 7"
+        with postgres.reading(connection):
+            known = facts.read(connection)
+            with proof.proving(connection, database, known, clone=True) as prover:
+                advice = advise.advise(known, prover, workload.from_sql(f"-- calls: 100\n{sql}"))
+            real = proof.explain(connection, sql).cost
+        (item,) = advice.advised
+        assert item.index == "visits (place)"
+        assert item.evidence[0].before == pytest.approx(real, rel=0.01)
+        assert item.evidence[0].after < real / 10
+        list(apply.run(advice.plan, urls={"target": database}))
+        with postgres.reading(connection):
+            assert used(database, advice.plan) == {item.name: True}
+            assert proof.explain(connection, sql).cost == pytest.approx(item.evidence[0].after, rel=0.3)
+            known = facts.read(connection)
+            with proof.proving(connection, database, known, clone=True) as prover:
+                assert not advise.advise(known, prover, workload.from_sql(sql)).advised
+        (run,) = catalog.runs(connection)
+        list(undoing.undo(run, advice.plan, urls={"target": database}))
+        assert connection.execute(
+            "SELECT count(*) FROM pg_index WHERE indrelid = 'visits_old'::regclass"
+        ).fetchone() == (0,)
 
 
 @pytest.mark.one_server("15")  # Debian has it for 15; no wheel has it

@@ -271,5 +271,12 @@ def _used(url: str, plan: Plan) -> dict[str, bool]:
     found: dict[str, bool] = {}
     with postgres.connect(url, name="dbscale indexes") as connection, postgres.reading(connection):
         for name, statements in json.loads(plan.options.get("evidence", "{}")).items():
-            found[name] = any(name in explain(connection, sql).uses for sql in statements)
+            used = [index for sql in statements for index in explain(connection, sql).uses]
+            # A plan names the indexes of partitions; it is the partitioned one that was made.
+            row = connection.execute(
+                "SELECT EXISTS (SELECT FROM pg_class c LEFT JOIN pg_class r ON r.oid = pg_partition_root(c.oid)"
+                " WHERE c.relname = ANY (%s) AND c.relkind IN ('i', 'I') AND coalesce(r.relname, c.relname) = %s)",
+                [used, name],
+            ).fetchone()
+            found[name] = row == (True,)
     return found

@@ -395,9 +395,7 @@ def partitioned(name: str, candidate: Candidate, table: Table, facts: Facts, on:
         undo=f"DROP INDEX IF EXISTS {quote(schema, name)}",
         on=on,
     )
-    for part in facts.tables:
-        if part.parent.split(".")[-1].strip('"') != table.name:
-            continue
+    for part in facts.partitions(table):
         below = replace(candidate, schema=part.schema, table=part.name)
         taken = {index.name for each in facts.tables for index in each.indexes}
         own = _name(below, taken)

@@ -126,7 +126,7 @@ class Table:
     kind: str
     """r table, p partitioned, m materialised view."""
     parent: str = ""
-    """The partitioned table that it is a partition of."""
+    """The partitioned table that it is a partition of, as `sql` quotes it."""
     rows: float = 0.0
     """pg_class.reltuples; 0 where it was never analysed."""
     pages: int = 0
@@ -197,6 +197,15 @@ class Facts:
     collations: tuple[str, ...] = ()
     """Indexes whose collation's version has changed since they were built, as `index (collation old → new)`."""
 
+    def partitions(self, table: Table) -> list[Table]:
+        return [each for each in self.tables if each.parent == table.sql]
+
+    def leaves(self, table: Table) -> list[Table]:
+        """The tables that hold its rows: itself, or the partitions at the end of each branch."""
+        if table.kind != "p":
+            return [table]
+        return [leaf for part in self.partitions(table) for leaf in self.leaves(part)]
+
     def table(self, name: str, schema: str = "") -> Table | None:
         """The table a statement means: by schema where it names one, else public's first."""
         found = [table for table in self.tables if table.name == name and schema in ("", table.schema)]
@@ -207,8 +216,10 @@ _SKIPPED = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname 
 
 _TABLES = f"""
 SELECT c.oid::int8, n.nspname, c.relname, c.relkind::text,
-       coalesce((SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid AND c.relispartition
-                 LIMIT 1), ''),
+       coalesce((SELECT format('"%%s"."%%s"', replace(pn.nspname, '"', '""'), replace(p.relname, '"', '""'))
+                   FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
+                        JOIN pg_namespace pn ON pn.oid = p.relnamespace
+                  WHERE i.inhrelid = c.oid AND c.relispartition LIMIT 1), ''),
        greatest(c.reltuples, 0)::float8, c.relpages, c.relallvisible, pg_table_size(c.oid),
        greatest(s.last_analyze, s.last_autoanalyze), c.relreplident::text,
        coalesce(s.n_tup_ins, 0), coalesce(s.n_tup_upd, 0), coalesce(s.n_tup_hot_upd, 0), coalesce(s.n_tup_del, 0),

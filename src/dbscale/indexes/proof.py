@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -223,6 +223,10 @@ class Clone:
     """Tables that could not be cloned."""
     _connection: Connection | None = None
     _names: dict[Candidate, str] = field(default_factory=dict)
+    _trees: dict[str, list[int]] = field(default_factory=dict)
+    """The index of each name and, where its table is partitioned, those of the partitions."""
+    _parents: dict[str, str] = field(default_factory=dict)
+    """What an index of a partition is a part of, by name."""
     _shown: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
     _data: Path | None = None
 
@@ -297,22 +301,21 @@ class Clone:
             self._shrunk(table, [candidate for candidate in fresh if (candidate.schema, candidate.table) == key])
 
     def _shrunk(self, table: Table, fresh: list[Candidate]) -> None:
-        """Build on an empty file, which is quick, and restore its length and statistics afterwards."""
+        """Build on empty files, which is quick, and restore their length and statistics afterwards."""
         assert self._connection is not None and self._data is not None  # noqa: S101, PT018
-        row: Any = self._connection.execute("SELECT pg_relation_filepath(to_regclass(%s))", [table.sql]).fetchone()
-        files = sorted(self._data.glob(f"{row[0]}*")) if row and row[0] and table.kind != "p" else []
-        files = [file for file in files if "_" not in file.name]
-        for file in files:
-            os.truncate(file, 0)
+        leaves = self.facts.leaves(table)
+        for leaf in leaves:
+            row: Any = self._connection.execute("SELECT pg_relation_filepath(to_regclass(%s))", [leaf.sql]).fetchone()
+            files = sorted(self._data.glob(f"{row[0]}*")) if row and row[0] else []
+            for file in (file for file in files if "_" not in file.name):
+                os.truncate(file, 0)
         for candidate in fresh:
-            self._build(candidate, table)
-        self._grow(table)
-        for relation in [table.sql, *(quote(i.schema, i.name) for i in table.indexes)]:
-            rows, pages, visible = (
-                (table.rows, table.pages, table.visible) if relation == table.sql else (None, None, 0)
-            )
-            if rows is not None:
-                self._restore(table.schema, table.name, rows, pages or 0, visible)
+            self._build(candidate)
+        for leaf in leaves:
+            self._grow(leaf)
+            self._restore(leaf.schema, leaf.name, leaf.rows, leaf.pages, leaf.visible)
+        if table.kind == "p":
+            self._restore(table.schema, table.name, table.rows, table.pages, table.visible)
 
     def _restore(self, schema: str, name: str, rows: float, pages: int, visible: int) -> None:
         assert self._connection is not None  # noqa: S101
@@ -322,7 +325,7 @@ class Clone:
             [schema, name, pages, rows, visible],
         )
 
-    def _build(self, candidate: Candidate, table: Table) -> None:
+    def _build(self, candidate: Candidate) -> None:
         assert self._connection is not None  # noqa: S101
         name = f"dbscale_candidate_{len(self._names) + len(self.refused)}"
         try:
@@ -331,13 +334,28 @@ class Clone:
             self.refused[candidate] = str(error.diag.message_primary or error)
             return
         self._names[candidate] = name
-        pages = estimate(candidate, table) // BLOCK
-        self._connection.execute(
-            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(%s)",
-            [quote(candidate.schema, name)],
-        )
-        self._restore(candidate.schema, name, table.rows * share(candidate, table), pages, 0)
-        self._extend(quote(candidate.schema, name), pages)
+        tree: list[Any] = self._connection.execute(
+            "SELECT i.oid, n.nspname, i.relname, t.relname FROM (SELECT %(name)s::regclass AS relid"
+            " UNION SELECT relid FROM pg_partition_tree(%(name)s::regclass)) r JOIN pg_class i ON i.oid = relid"
+            " JOIN pg_namespace n ON n.oid = i.relnamespace JOIN pg_index ON indexrelid = i.oid"
+            " JOIN pg_class t ON t.oid = indrelid",
+            {"name": quote(candidate.schema, name)},
+        ).fetchall()
+        self._trees[name] = [oid for oid, *_ in tree]
+        self._show(self._trees[name], visible=False)
+        for _, schema, index, of in tree:
+            self._parents[index] = name
+            part = self.facts.table(of, schema)  # an index is in its table's schema
+            if part is not None and part.kind != "p":
+                pages = estimate(candidate, part) // BLOCK
+                self._restore(schema, index, part.rows * share(candidate, part), pages, 0)
+                self._extend(quote(schema, index), pages)
+
+    def _show(self, indexes: Iterable[int], *, visible: bool) -> None:
+        """Let the planner see indexes, or not."""
+        assert self._connection is not None  # noqa: S101
+        sql = "UPDATE pg_index SET indisvalid = %s WHERE indexrelid = ANY (%s)"
+        self._connection.execute(sql, [visible, list(indexes)])
 
     def plan(
         self, sql: str, chosen: Iterable[Candidate] = (), *, hidden: Iterable[str] = (),
@@ -353,13 +371,18 @@ class Clone:
                 (shown - before | hidden_before - away, True),
             ):
                 if names:
-                    self._connection.execute(
-                        "UPDATE pg_index SET indisvalid = %s FROM pg_class c"
-                        " WHERE c.oid = indexrelid AND c.relname = ANY (%s) AND c.relkind IN ('i', 'I')",
-                        [valid, list(names)],
-                    )
+                    self._show([oid for name in sorted(names) for oid in self._oids(name)], visible=valid)
             self._shown = (shown, away)
-        return _Asked(self._connection).ask(sql, settings)
+        found = _Asked(self._connection).ask(sql, settings)
+        return replace(found, uses=frozenset(self._parents.get(name, name) for name in found.uses))
+
+    def _oids(self, name: str) -> list[int]:
+        """The indexes of a name: a candidate's, or those of the database that are called so."""
+        assert self._connection is not None  # noqa: S101
+        if name not in self._trees:
+            sql = "SELECT oid FROM pg_class WHERE relname = %s AND relkind IN ('i', 'I')"
+            self._trees[name] = [oid for (oid,) in self._connection.execute(sql, [name])]
+        return self._trees[name]
 
     def name(self, candidate: Candidate) -> str:
         return self._names.get(candidate, "")
