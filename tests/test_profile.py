@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from by_hand import make
 from dbscale.drivers.sqlite import SqliteSource
 from dbscale.migrate import profile as profiles
 from dbscale.migrate.profile import DUPLICATE_KEYS, LONGEST, UNFIT_JSON, UTF8_BLOB, fits_jsonb, profile, samples
@@ -232,3 +236,25 @@ def test_a_million_rows_take_seconds() -> None:
     start = time.process_time()
     profile(reader, schema.tables[0], wanted(schema)["t"])
     assert time.process_time() - start < 4
+
+
+def test_control_c_waits_for_no_scan(tmp_path: Path) -> None:
+    """A plan reads all of a database, which can take long: here each value takes milliseconds to be worked out."""
+    path = make(
+        tmp_path / "slow.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY);"
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 5000) INSERT INTO t SELECT i FROM n;"
+        "ALTER TABLE t ADD COLUMN v AS (length(replace(hex(zeroblob(id % 2 + 200000)), '0', 'ab')))",
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "dbscale.cli", "assess", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert "reading 1 tables" in process.stderr.readline()
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert process.returncode == 130, said

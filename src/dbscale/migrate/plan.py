@@ -277,7 +277,8 @@ def survey_source(
         wanted = {place: type_ for place, type_ in options.types.items() if type_ != existing.SKIP}
         shapes = types.wanted(schema, wanted, policies)
         say(f"reading {len(schema.tables)} tables of {source.title}")
-        damage, profiles = _read_through(readers, schema, shapes, broken=thorough or options.on_invalid_text != "stop")
+        broken = thorough or options.on_invalid_text != "stop"
+        damage, profiles = _read_through(readers, source.interrupt, schema, shapes, broken=broken)
         choices, findings = types.choose(schema, profiles, overrides=wanted, options=policies)
         known = facts.read(readers[0], schema, choices, profiles)
         made = target.build(
@@ -303,6 +304,7 @@ def survey_source(
 
 def _read_through(
     readers: Sequence[Reader],
+    interrupt: Callable[[], None],
     schema: SourceSchema,
     shapes: Mapping[str, Mapping[str, Sequence[str]]],
     *,
@@ -310,7 +312,7 @@ def _read_through(
 ) -> tuple[tuple[Finding, ...], dict[str, TableProfile]]:
     """The damage to the source and the profiles of its tables, as many at once as there are readers, longest first.
 
-    `broken`: with the broken texts counted.
+    `broken`: with the broken texts counted. An error stops them all, by `interrupt`.
     """
     free: SimpleQueue[Reader] = SimpleQueue()
     for reader in readers:
@@ -335,9 +337,13 @@ def _read_through(
 
     largest_first = sorted(schema.tables, key=lambda table: -facts.last_rowid(readers[0], table))
     with ThreadPoolExecutor(max_workers=len(readers)) as pool:
-        damage = pool.submit(with_reader, lambda reader: reader.damage())
-        found = dict(zip((table.name for table in largest_first), pool.map(one, largest_first), strict=True))
-        return damage.result(), {table.name: found[table.name] for table in schema.tables}
+        try:
+            damage = pool.submit(with_reader, lambda reader: reader.damage())
+            found = dict(zip((table.name for table in largest_first), pool.map(one, largest_first), strict=True))
+            return damage.result(), {table.name: found[table.name] for table in schema.tables}
+        except BaseException:
+            interrupt()
+            raise
 
 
 def _loads(
