@@ -21,6 +21,7 @@ from psycopg import conninfo
 from dbscale.cluster import pgbouncer
 from dbscale.cluster.pgbouncer import Files, Version, Wanted
 from dbscale.drivers import postgres
+from dbscale.drivers.programs import write_private
 from dbscale.errors import Missing, Unfinished
 
 START_SECONDS = 10
@@ -340,10 +341,6 @@ def save(files: Files, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in (("pgbouncer.ini", files.ini), ("userlist.txt", files.userlist)):
-            new = directory / f"{name}.new"
-            new.unlink(missing_ok=True)
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-                out.write(text)
-            new.replace(directory / name)
+            write_private(directory / name, text)
     except OSError as error:
         raise Unfinished(f"cannot write: {error.strerror}", where=str(directory), try_="--out DIRECTORY") from error

@@ -170,4 +170,4 @@ def write_private(file: Path, text: str) -> None:
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(text)
-    new.rename(file)
+    new.replace(file)

@@ -110,7 +110,6 @@ class Encoder:
         self.encoding = encoding.upper()
         self._library = library
         self._arguments = function_arguments
-        self._batch_bytes = batch_bytes
         average = load.bytes / load.rows if load.rows else 256
         self.most = max(1, min(MOST_ROWS, int(batch_bytes / max(average, 1))))
         self._table = f"{quote(load.table)} AS s"
@@ -168,7 +167,7 @@ class Encoder:
             end = "," if start + step < len(written) else "\n"
             directives = ",".join(cell.directive for cell in part)
             pieces.append(f"format('{directives}{end}',{','.join(cell.argument for cell in part)})")
-        return f"CASE WHEN {_all(tests)} THEN {'||'.join(pieces)} END"
+        return f"CASE WHEN {all_of(tests)} THEN {'||'.join(pieces)} END"
 
     def _length(self, column: LoadColumn) -> str:
         """The bytes of a value, without reading it where SQLite can tell."""
@@ -447,12 +446,12 @@ def _name(column: LoadColumn) -> str:
     return f"s.{quote(column.source)}"
 
 
-def _all(tests: Sequence[str]) -> str:
+def all_of(tests: Sequence[str]) -> str:
     """The tests joined by AND as a balanced tree: SQLite allows an expression a depth of 1000."""
     if len(tests) == 1:
         return tests[0]
     middle = len(tests) // 2
-    return f"({_all(tests[:middle])} AND {_all(tests[middle:])})"
+    return f"({all_of(tests[:middle])} AND {all_of(tests[middle:])})"
 
 
 def _concatenated(terms: Sequence[str], arguments: int) -> str:

@@ -23,16 +23,13 @@ import psycopg
 from dbscale.drivers.postgres import Connection
 from dbscale.drivers.source import Reader, Value
 from dbscale.errors import SourceError
-from dbscale.migrate import canonical
+from dbscale.migrate import canonical, encode
 from dbscale.migrate.encode import STORAGES, WIDE, Encoder, Range, Row
 from dbscale.migrate.row_key import canonical_key, row_key
 from dbscale.migrate.verify_records import Records
 from dbscale.plan import Load
 from dbscale.schema import quote
 
-ROWS_A_BUCKET = 2000
-MOST_LOOKED_AT = 200_000
-"""Rows of differing buckets that are looked at one by one; beyond, differences are counted by bucket."""
 Kind = Literal["missing", "extra", "different"]
 Spelled = tuple[str | None, ...]
 
@@ -175,7 +172,7 @@ class TableCheck:
             for part in parts
         ]
         line = "||','||".join(pieces) or "''"
-        return f"CASE WHEN {all_of(tests)} THEN {line} END"
+        return f"CASE WHEN {encode.all_of(tests)} THEN {line} END"
 
     # ── by range ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -409,11 +406,3 @@ def one(connection: Connection, sql: str, *parameters: str) -> tuple[Any, ...]:
     row = connection.execute(sql.encode(), parameters or None).fetchone()
     assert row is not None  # noqa: S101 - an aggregate has a row
     return row
-
-
-def all_of(tests: Sequence[str]) -> str:
-    """The tests joined by AND as a balanced tree: SQLite allows an expression a depth of 1000."""
-    if len(tests) == 1:
-        return tests[0]
-    middle = len(tests) // 2
-    return f"({all_of(tests[:middle])} AND {all_of(tests[middle:])})"

@@ -1205,8 +1205,8 @@ static int real_is(const Test *test, double x) {
     }
 }
 
-/* A date and time as SQLite's own functions read it. `fine` digits beyond the microsecond are looked for where SQL looks
-** for them, which is at a place counted from the start. */
+/* A date and time as SQLite's own functions read it. Digits beyond the microsecond are looked for where SQL looks for
+** them, which is at a place counted from the start. */
 static int is_moment(const u8 *p, size_t n, int zoned) {
     Scan s = {p, p + n};
     const u8 *end = p + n, *rest;
@@ -1671,7 +1671,7 @@ static int v_iso(Buffer *out, const Code *code, const u8 *p, size_t n) {
         seconds += v_digits(p + i + 1, 2);
         i += 3;
         if (i < n && p[i] == '.') {
-            for (places = 0, i++; i < n && p[i] >= '0' && p[i] <= '9'; i++, places++) us = us * 10 + (p[i] - '0');
+            for (places = 0, i++; i < n && places < 7 && is_digit(p[i]); i++, places++) us = us * 10 + (p[i] - '0');
             if (places > 6 || !places) return LEFT_OUT;
             for (; places < 6; places++) us *= 10;
         }
