@@ -67,6 +67,7 @@ def test_the_first_failure_stops_and_the_same_command_goes_on(
         "main": ("waits", ""),
     }
     assert 'relation "farms" already exists' in said
+    assert answer["second"]["says"] == 'relation "farms" already exists'
     assert "1 more were not tried" in said
     assert "0001_baseline.py" in said
     execute(three["second"], "DROP TABLE farms")
@@ -77,6 +78,17 @@ def test_the_first_failure_stops_and_the_same_command_goes_on(
         "second": "done",
         "main": "done",
     }
+
+
+def test_a_server_that_is_down_is_told_before_anything_is_changed(
+    three: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path("dbscale.toml")
+    file.write_text(file.read_text().replace(three["second"], "postgresql://localhost:1/gone"))
+    status, answer, _ = upgrade(capsys)
+    assert (status, answer["error"]["code"]) == (3, "unreachable")
+    assert answer["error"]["says"].startswith("second: connection failed")
+    assert Environment(MARKETPLACE).current(three["first"]) == ()
 
 
 def test_a_dry_run_only_looks(three: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

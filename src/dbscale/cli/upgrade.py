@@ -32,6 +32,8 @@ class At:
     now: str = ""
     state: str = "waits"
     """waits, there (nothing to do), done, failed."""
+    says: str = ""
+    """Why it failed."""
     seconds: float = 0.0
     replicas: list[str] = field(default_factory=list)
 
@@ -71,7 +73,7 @@ def upgrade(
     found = order(settings, canary=canary, only=only, skip=skip)
     urls = {at.database: places.open_target(settings, at.database).url for at in found}
     for at in found:
-        at.before = at.now = ", ".join(alembic.current(urls[at.database]))
+        at.before = at.now = _revision(alembic, urls[at.database], at.database)
         at.state = "there" if _reached(alembic, at.now, wanted) else "waits"
     waiting = [at for at in found if at.state == "waits"]
     if dry_run or not waiting:
@@ -85,9 +87,11 @@ def upgrade(
         try:
             _one(alembic, at, urls[at.database], to, settings.databases[at.database], stamp=stamp)
         except DbscaleError as error:
-            at.state = "failed"
-            at.now = ", ".join(alembic.current(urls[at.database])) if isinstance(error, Unfinished) else at.before
-            stopped = error
+            at.state, at.says, stopped = "failed", error.says, error
+            try:
+                at.now = _revision(alembic, urls[at.database], at.database)
+            except DbscaleError:
+                at.now = "unknown"
             break
         if not as_json:
             output.say(f"{at.database}: {at.before or 'empty'} -> {at.now} in {output.seconds(at.seconds)}")
@@ -156,6 +160,16 @@ def _reached(alembic: Environment, now: str, wanted: tuple[str, ...]) -> bool:
     return set(wanted) <= past
 
 
+def _revision(alembic: Environment, url: str, name: str) -> str:
+    """The revision that a database is at. Unreachable where it does not answer, which env.py would say its own way."""
+    try:
+        postgres.connect(url, name="dbscale upgrade").close()
+    except Unreachable as error:
+        error.says = f"{name}: {error.says}"
+        raise
+    return ", ".join(alembic.current(url))
+
+
 def _one(alembic: Environment, at: At, url: str, to: str, database: Database, *, stamp: bool) -> None:
     began = time.perf_counter()
     with _alone(url, at.database):
@@ -172,7 +186,7 @@ def _one(alembic: Environment, at: At, url: str, to: str, database: Database, *,
 def _follow(alembic: Environment, url: str, wanted: str, title: str) -> None:
     """Wait until a replica has the revision too; Unfinished where it does not get there."""
     deadline = time.monotonic() + REPLICA_SECONDS
-    while (now := _at_replica(alembic, url, deadline)) != wanted:
+    while (now := _at_replica(alembic, url, title, deadline)) != wanted:
         if time.monotonic() > deadline:
             raise Unfinished(
                 f"{title} is at {now or 'nothing'} after {REPLICA_SECONDS} s, its primary at {wanted}",
@@ -181,10 +195,10 @@ def _follow(alembic: Environment, url: str, wanted: str, title: str) -> None:
         time.sleep(0.2)
 
 
-def _at_replica(alembic: Environment, url: str, deadline: float) -> str:
+def _at_replica(alembic: Environment, url: str, title: str, deadline: float) -> str:
     """The revision of a replica; of one that does not let us in yet (its database may be new), nothing."""
     try:
-        return ", ".join(alembic.current(url))
+        return _revision(alembic, url, title)
     except Unreachable:
         if time.monotonic() > deadline:
             raise
