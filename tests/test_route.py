@@ -106,12 +106,20 @@ def test_where_a_statement_goes(maps: Maps, sql: str, shards: str) -> None:
     assert "".join(sorted(routed(maps, sql).shards)) == shards
 
 
+def test_a_row_whose_key_is_made_by_a_default_goes_where_all_keys_are() -> None:
+    sales = {"name": "sales", "key": "timestamptz", "tables": {"sales": "at"}, "ranges": [{"id": "all", "shard": "a"}]}
+    alone = file.together([file.parse(sales, "sales.toml")], SHARDS)
+    assert routed(alone, "INSERT INTO sales (n) VALUES (1), (2)").shards == ("a",)
+    with pytest.raises(Unroutable, match="the key at is NULL"):
+        routed(alone, "INSERT INTO sales (at) VALUES (NULL)")
+
+
 @pytest.mark.parametrize(
     ("sql", "reason"),
     [
         ("SELECT * FROM farms WHERE id = 999", "outside every range"),
         ("SELECT * FROM farms f JOIN predictions p ON p.id = f.id", "not tied"),
-        ("SELECT * FROM farms, users", "users is on home"),
+        ("SELECT * FROM farms, users", "users is on home, farms on a, b, c"),
         ("SELECT * FROM farms a JOIN farms b ON a.x = b.id", "not tied"),
         ("UPDATE farms SET name = 'x'", "writes to 3 shards"),
         ("DELETE FROM farms WHERE id IN (1, 120)", "writes to 2 shards"),

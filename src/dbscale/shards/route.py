@@ -148,7 +148,8 @@ class _Router:
             return Route(kind="single", shards=tuple(needed), ranges=ids, map=map_.name, why=self._why(keys))
         if home:
             names = ", ".join(query.tables[place].name for place in self.sharded)
-            raise self._refused(f"{home[0]} is on {self.maps.home}, {names} on {', '.join(needed)}", _JOIN)
+            theirs = ", ".join(dict.fromkeys(shard for found in shards.values() for shard in found))
+            raise self._refused(f"{home[0]} is on {self.maps.home}, {names} on {theirs}", _JOIN)
         return self._several(keys, tuple(needed), ids)
 
     def only(self) -> Keys:
@@ -351,6 +352,9 @@ class _Router:
         if insert.conflict and column not in insert.conflict:
             says = f"ON CONFLICT ({', '.join(insert.conflict)}) sees one shard only: it leaves out the key {column}"
             raise self._refused(says, f"a unique constraint that contains {column}")
+        alone = len(self.on[insert.table].shards) == 1 and not self.on[insert.table].hash
+        if alone and insert.columns and column not in insert.columns:
+            return  # its default makes the key, and whichever it is, the row is there
         if insert.select is None or insert.rows:
             ranges = self.inserted()
             if len({range_.shard for range_ in ranges}) > 1:
