@@ -131,7 +131,7 @@ class Context:
 
     def connect(self, on: str) -> Connection:
         """A session for the work of this run on one database."""
-        connection = postgres.connect(self.urls[on], name=catalog.worker_name(self.run))
+        connection = postgres.connect(self.urls[on], name=catalog.worker_name(self.state_schema, self.run))
         # A commit that a crash of the server loses takes its checkpoint along: nothing is wrong then, only undone.
         connection.execute("SET synchronous_commit TO off")
         _give_memory(connection)
@@ -234,11 +234,11 @@ def prepare(urls: Mapping[str, str], others: Iterable[str], state_schema: str, h
 
 def settle(context: Context) -> dict[int, float]:
     """The steps that are done, on all databases, once what a killed client left behind has ended."""
-    catalog.clear_out(context.home, context.run)
+    catalog.clear_out(context.home, context.state_schema, context.run)
     done = catalog.steps_done(context.home, context.state_schema, context.run)
     for name in sorted(context.beside):
         with postgres.connect(context.urls[name], name="dbscale") as connection:
-            catalog.clear_out(connection, context.run)
+            catalog.clear_out(connection, context.state_schema, context.run)
             done |= catalog.steps_done(connection, context.state_schema, context.run)
     return done
 
@@ -296,11 +296,12 @@ def _carry_out(context: Context, group: list[tuple[int, Step]]) -> Iterator[Even
 
 def _watched(context: Context, number: int, step: Sql) -> Iterator[Event]:
     """A step that takes long, with its progress; given up with the run."""
+    worker = catalog.worker_name(context.state_schema, context.run)
     with ThreadPoolExecutor(max_workers=1) as pool, context.session(step.on) as watcher:
         future = pool.submit(_one, context, number, step)
         try:
             while not wait([future], timeout=1.0).done:
-                if seen := building.progress(watcher, catalog.worker_name(context.run)):
+                if seen := building.progress(watcher, worker):
                     yield Building(number=number, seen=seen)
         except BaseException:
             _break_off(context, {future}, {step.on})
@@ -316,7 +317,7 @@ def _break_off(context: Context, futures: Iterable[Future[StepDone]], databases:
         while wait(at_work, timeout=0).not_done:
             for name in databases:
                 with context.session(name) as connection:
-                    building.cancel(connection, catalog.worker_name(context.run))
+                    building.cancel(connection, catalog.worker_name(context.state_schema, context.run))
             wait(at_work, timeout=0.5)
 
 

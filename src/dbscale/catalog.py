@@ -14,6 +14,7 @@ from datetime import datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import psycopg
 
@@ -263,12 +264,15 @@ def release(connection: Connection, schema: str, run: Run) -> None:
     )
 
 
-def worker_name(run: int) -> str:
-    """What a run's sessions call themselves in pg_stat_activity."""
-    return f"dbscale run {run}"
+def worker_name(schema: str, run: int) -> str:
+    """What a run's sessions call themselves in pg_stat_activity: each `--state-schema` of a database has a run 1.
+
+    ASCII, and short: the server replaces anything else in a name, and cuts it.
+    """
+    return f"dbscale run {run}" + (f" of {crc32(schema.encode()):08x}" if schema != DEFAULT_SCHEMA else "")
 
 
-def clear_out(connection: Connection, run: int, seconds: float = 20) -> bool:
+def clear_out(connection: Connection, schema: str, run: int, seconds: float = 20) -> bool:
     """End what sessions of `run` a killed client left behind, and wait until they are gone; False if they are not.
 
     Such a session may still be about to commit a part; the primary key of `loads` would catch that, but waiting is
@@ -277,13 +281,13 @@ def clear_out(connection: Connection, run: int, seconds: float = 20) -> bool:
     connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
         " AND usename = current_user AND datname = current_database() AND pid <> pg_backend_pid()",
-        [worker_name(run)],
+        [worker_name(schema, run)],
     )
     for _ in range(int(seconds * 20)):
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
             " AND pid <> pg_backend_pid()",
-            [worker_name(run)],
+            [worker_name(schema, run)],
         ).fetchone()
         if row == (0,):
             return True

@@ -168,6 +168,6 @@ def write_private(file: Path, text: str) -> None:
     """Write a file that only its owner reads, whole or not at all."""
     new = file.with_name(file.name + ".new")
     new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
         out.write(text)
     new.replace(file)
