@@ -581,6 +581,21 @@ def test_views_on_the_time_and_on_chance(database: str, tmp_path: Path, capsys: 
     assert {finding["where"] for finding in findings} == {"public.chance", "public.moment", "public.on_it"}
 
 
+def test_a_view_with_a_row_that_was_kept_apart(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dbscale.toml").write_text('[migrate.types]\n"t.at" = "timestamp"\n')
+    connection = apsw.Connection("apart.db")
+    connection.execute(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, at DATETIME); CREATE VIEW v AS SELECT id, at FROM t;"
+        "INSERT INTO t VALUES (1, '2024-01-01 00:00:00'), (2, x'00')"
+    )
+    connection.close()
+    assert run(["migrate", "apart.db", database, "--on-bad-row", "quarantine", "--yes"]) == 1
+    assert "public.v: it has 1 rows, and 2 in the source" in capsys.readouterr().out
+
+
 def _dump(connection: postgres.Connection) -> list[tuple[Any, ...]]:
     return connection.execute(
         "SELECT relname, relkind::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"

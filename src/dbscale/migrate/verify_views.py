@@ -240,6 +240,8 @@ def _moment(value: Any) -> Any:
     if isinstance(value, (int, float)):
         unit = next((10 ** (3 * i) for i, least in enumerate(cells.BY_SIZE) if abs(value) < least), 10**9)
         value = datetime.fromtimestamp(value / unit, UTC)
+    if isinstance(value, bytes):
+        value = value.decode()
     if isinstance(value, str):
         value = time.fromisoformat(value) if value[2:3] == ":" else datetime.fromisoformat(value)
     if isinstance(value, time):
