@@ -524,7 +524,7 @@ def test_a_missing_file_is_not_made(tmp_path: Path) -> None:
     assert error.see.endswith("#source-missing")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SourceError, match="no such file"):
-        SqliteSource(tmp_path / "none.db").data_size()
+        sqlite_file.size(tmp_path / "none.db")
 
 
 def test_a_directory(tmp_path: Path) -> None:
@@ -675,7 +675,7 @@ def test_a_link_finds_the_wal_beside_its_target(tmp_path: Path, writer: Callable
     with SqliteSource(link).snapshot() as (reader,):
         assert count(reader) == 1001
     assert SqliteSource(link).fingerprint() == SqliteSource(path).fingerprint()
-    assert SqliteSource(link).data_size() > path.stat().st_size
+    assert sqlite_file.size(link) > path.stat().st_size
 
 
 def test_awkward_paths(tmp_path: Path) -> None:

@@ -150,10 +150,6 @@ class SqliteSource:
         """What was noticed while opening and reading; complete once the last reader is done."""
         return tuple(self._notes.values())
 
-    def data_size(self) -> int:
-        """Bytes of the file and its -wal; SourceError when there is no such file."""
-        return sqlite_file.size(self.path)
-
     def fingerprint(self) -> str:
         """A token of the committed state: the snapshot's while one is open, else the file's as it is now.
 
