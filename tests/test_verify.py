@@ -186,6 +186,26 @@ def test_values_that_are_null_on_one_side(database: str, target: postgres.Connec
     assert both.found(samples=100) == sorted(("different", "id = 2", name) for name in names)
 
 
+@pytest.mark.parametrize("pure", ["", "1"])
+@pytest.mark.parametrize("more", [{}, {"sql": "CREATE TABLE t (id, b, v)", "rowid": "rowid", "key": ()}])
+def test_nothing_and_null_are_two_values(  # noqa: PLR0917 - fixtures
+    database: str,
+    target: postgres.Connection,
+    tmp_path: Path,
+    pure: str,
+    more: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DBSCALE_PURE_SQL", pure)
+    columns = [("id", KEEP), ("b", Conversion(to="bytea", blobs="keep")), ("v", TEXT)]
+    both = pair(tmp_path / "x.db", database, columns, [(1, None, None), (2, b"", ""), (3, b"x", "x")], **more)
+    assert both.found() == []
+    for sql in ("b = '' WHERE id = 1", "b = NULL WHERE id = 2", "v = '' WHERE id = 1", "v = NULL WHERE id = 2"):
+        target.execute(f"CREATE TABLE kept AS TABLE t; UPDATE t SET {sql}".encode())
+        assert both.found(), sql
+        target.execute("TRUNCATE t; INSERT INTO t SELECT * FROM kept; DROP TABLE kept")
+
+
 ROWS = [(number, f"row {number}") for number in range(1, 3001)]
 CHANGES = [
     ("DELETE FROM t WHERE id = 1500", [("missing", "id = 1500", "")]),

@@ -87,9 +87,9 @@ def target_sql(column: str, spelled: str, *, whole: bool = True) -> str:
 
 
 def is_quoted(spelled: str) -> bool:
-    """Whether the spelling may hold any character, so that a line must put it in quotes."""
+    """Whether the spelling may hold any character, or none as no bytes do, so that a line must put it in quotes."""
     to = parse_type(spelled)
-    return to.family in ("text", "json") and to.name not in VECTORS
+    return to.family in ("text", "json", "bytea") and to.name not in VECTORS
 
 
 def target_line(columns: list[tuple[str, str]]) -> str:
@@ -142,7 +142,7 @@ def source_sql(
     texts = {form[1] for form in known.values()}
     branches = "".join(f" WHEN '{storage}' THEN {form[1]}" for storage, form in known.items())
     text = texts.pop() if len(texts) == 1 else f"CASE typeof({x}){branches} END" if known else "NULL"
-    if not is_quoted(conversion.to):
+    if to.family == "bytea" or not is_quoted(conversion.to):  # SQLite's hex(NULL) is ''
         text = f"CASE WHEN {x} IS NOT NULL THEN {text} END"
     return Spelling(f"({x} IS NULL{tests})", text, is_quoted(conversion.to))
 
