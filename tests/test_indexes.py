@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -164,6 +165,21 @@ def test_the_clone_plans_as_the_database_does(shop: Shop) -> None:
         here, there = shop.prover.plan(sql), proof.explain(shop.connection, sql)
         assert here.nodes == there.nodes
         assert here.cost == pytest.approx(there.cost, rel=0.02, abs=1)
+
+
+def test_literals_are_read_as_the_application_s(database: str) -> None:
+    name = urlsplit(database).path.removeprefix("/")
+    with psycopg.connect(database, autocommit=True) as made:
+        made.execute("CREATE TABLE t AS SELECT date '2020-01-01' + n % 3000 AS d, n FROM generate_series(1, 30000) n")
+        made.execute("ANALYZE t")
+        made.execute(f"ALTER DATABASE {name} SET datestyle = 'SQL, DMY'".encode())
+    sql = "SELECT * FROM t WHERE d = '31/12/2024'"
+    with postgres.connect(database) as connection, postgres.reading(connection):
+        known = facts.read(connection)
+        with proof.proving(connection, database, known) as prover:
+            advice = advise.advise(known, prover, workload.from_sql("-- calls: 100\n" + sql))
+        assert [item.index for item in advice.advised] == ["t (d)"]
+        assert proof.Asked(connection, proof.spoken(connection)).ask(sql).nodes == ("Seq Scan t",)
 
 
 def test_sizes_are_estimated_within_a_quarter(shop: Shop) -> None:

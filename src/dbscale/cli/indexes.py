@@ -266,12 +266,13 @@ def _used(url: str, plan: Plan) -> dict[str, bool]:
     """Each new index, and whether a statement that it was made for uses it now."""
     import json
 
-    from dbscale.indexes.proof import explain
+    from dbscale.indexes.proof import Asked, spoken
 
     found: dict[str, bool] = {}
     with postgres.connect(url, name="dbscale indexes") as connection, postgres.reading(connection):
+        asked = Asked(connection, spoken(connection))
         for name, statements in json.loads(plan.options.get("evidence", "{}")).items():
-            used = [index for sql in statements for index in explain(connection, sql).uses]
+            used = [index for sql in statements for index in asked.ask(sql).uses]
             # A plan names the indexes of partitions; it is the partitioned one that was made.
             row = connection.execute(
                 "SELECT EXISTS (SELECT FROM pg_class c LEFT JOIN pg_class r ON r.oid = pg_partition_root(c.oid)"

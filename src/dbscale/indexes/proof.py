@@ -138,25 +138,35 @@ def read_plan(node: Mapping[str, Any]) -> Planned:
     return Planned(cost=float(node["Total Cost"]), uses=frozenset(uses), nodes=tuple(nodes))
 
 
-class _Asked:
+def spoken(source: Connection) -> dict[str, str]:
+    """How the application's sessions read literals. A session of dbscale has settings of its own for that."""
+    return dict(source.execute(
+        "SELECT name, reset_val FROM pg_settings WHERE name IN"
+        " ('DateStyle', 'TimeZone', 'IntervalStyle', 'standard_conforming_strings')"
+    ).fetchall())  # fmt: skip
+
+
+class Asked:
     """What both ways share: a savepoint around each question, so that a refused statement spoils nothing."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, spoken: Mapping[str, str] = MappingProxyType({})) -> None:
         self.connection = connection
+        self._spoken = spoken
 
-    def ask(self, sql: str, settings: Mapping[str, str]) -> Planned:
+    def ask(self, sql: str, settings: Mapping[str, str] = MappingProxyType({})) -> Planned:
+        """The plan of a statement under these settings; psycopg.Error where the server refuses it."""
         # Rolled back: with the transaction goes what was set for it.
         with self.connection.transaction(force_rollback=True):
-            for name, value in settings.items():
+            for name, value in {**self._spoken, **settings}.items():
                 self.connection.execute("SELECT set_config(%s, %s, true)", [name, value])
             return explain(self.connection, sql)
 
 
-class Hypothetical(_Asked):
+class Hypothetical(Asked):
     """HypoPG in the database itself."""
 
     def __init__(self, connection: Connection, facts: Facts) -> None:
-        super().__init__(connection)
+        super().__init__(connection, spoken(connection))
         self.how = f"HypoPG {facts.extensions['hypopg']}"
         self.refused: dict[Candidate, str] = {}
         self._made: dict[Candidate, tuple[int, str]] = {}
@@ -254,14 +264,14 @@ class Clone:
         self.how = f"a clone with the data's statistics, planned by PostgreSQL {version}"
 
     def _settle(self, source: Connection) -> None:
-        """The planner's settings of the source."""
+        """The planner's settings of the source, and how its literals are read."""
         assert self._connection is not None  # noqa: S101 - start() has opened it
         rows = source.execute(
             "SELECT name, current_setting(name) FROM pg_settings WHERE (category LIKE 'Query Tuning%%' OR name IN"
             " ('work_mem', 'hash_mem_multiplier', 'max_parallel_workers', 'max_parallel_workers_per_gather',"
-            " 'search_path', 'TimeZone', 'DateStyle')) AND name <> 'plan_cache_mode' AND context = 'user'"
+            " 'search_path')) AND name <> 'plan_cache_mode' AND context = 'user'"
         ).fetchall()
-        for name, value in rows:
+        for name, value in [*rows, *spoken(source).items()]:
             with suppress(psycopg.Error):
                 self._connection.execute("SELECT set_config(%s, %s, false)", [name, value])
 
@@ -373,7 +383,7 @@ class Clone:
                 if names:
                     self._show([oid for name in sorted(names) for oid in self._oids(name)], visible=valid)
             self._shown = (shown, away)
-        found = _Asked(self._connection).ask(sql, settings)
+        found = Asked(self._connection).ask(sql, settings)
         return replace(found, uses=frozenset(self._parents.get(name, name) for name in found.uses))
 
     def _oids(self, name: str) -> list[int]:
@@ -476,4 +486,16 @@ def estimate(candidate: Candidate, table: Table) -> int:
     return int(max(2, math.ceil(total / (0.9 * (BLOCK - 40)) * 1.01) + 1) * BLOCK)
 
 
-__all__ = ["Clone", "Hypothetical", "Planned", "Proof", "estimate", "explain", "proving", "read_plan", "share"]
+__all__ = [
+    "Asked",
+    "Clone",
+    "Hypothetical",
+    "Planned",
+    "Proof",
+    "estimate",
+    "explain",
+    "proving",
+    "read_plan",
+    "share",
+    "spoken",
+]
