@@ -24,6 +24,7 @@ from dbscale.cli.replicas import replicas
 from dbscale.cluster import bouncer, scrape
 from dbscale.cluster.choose import View, after_failure
 from dbscale.drivers import embedded
+from dbscale.errors import ConfigError
 from fix_postgres import QUICK, binaries
 from fix_proxy import Proxy
 
@@ -162,6 +163,17 @@ def test_reads_are_spread_by_weight(pair: Servers) -> None:
     # 300 of 400 are expected; five standard deviations are 43.
     assert 257 <= seen["shop.replica1"] <= 343
     assert seen["shop.replica1"] + seen["shop.replica2"] == 400
+
+
+def test_what_no_node_can_answer_is_said(pair: Servers) -> None:
+    primary, replica = pair
+    for nodes in ((), (config.Replica(url=replica.url),)):
+        with dbscale.open(configured(primary.url, *nodes)) as cluster:
+            with pytest.raises(ConfigError, match=r"no replica of .* has the role analytics"), cluster.analytics():
+                pass
+            for wrong in (float("nan"), -1.0):
+                with pytest.raises(ValueError, match="seconds are wanted"), cluster.read(max_lag=wrong):
+                    pass
 
 
 def test_replicas_show_tells_where_reads_went(pair: Servers, tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ class Cluster:
         return Reading(self, self.group(table, key), max_lag, after)
 
     def analytics(self, table: str | None = None, key: Any = None) -> Reading:
-        """A connection on a replica of the role `analytics`, however far behind."""
+        """A connection on a replica of the role `analytics`, however far behind; ConfigError where none has it."""
         return Reading(self, self.group(table, key), None, "", analytics=True)
 
     def async_write(self, table: str | None = None, key: Any = None) -> AsyncWriting:
@@ -417,6 +417,8 @@ class Cluster:
         """What a reader of this scope asks of a group."""
         if analytics:
             return ANALYTICS
+        if max_lag is not None and not max_lag >= 0:
+            raise ValueError(f"max_lag is {max_lag}: seconds are wanted, 0 or more")
         scope = scopes.current()
         token = scope.token if after is None else Token.parse(after) if isinstance(after, str) else after
         if max_lag is None and not token.positions and not scope.bounded:

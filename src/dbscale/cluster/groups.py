@@ -31,7 +31,7 @@ from dbscale.cluster.nodes import Node
 from dbscale.cluster.token import Position, Token
 from dbscale.cluster.watch import Watch
 from dbscale.drivers.replication import Place, normalised
-from dbscale.errors import DbscaleError, Unreachable
+from dbscale.errors import ConfigError, DbscaleError, Unreachable
 
 FIRST_LOOK_SECONDS = 3.0
 
@@ -249,7 +249,11 @@ class Group:
 
     def _attempts(self, want: Want, but: Sequence[str]) -> Iterator[Attempt]:
         if want.analytics:
-            return iter([Attempt(n.name, "analytics") for n in self.nodes.values() if n.configured == "analytics"])
+            own = [Attempt(n.name, "analytics") for n in self.nodes.values() if n.configured == "analytics"]
+            if not own:
+                says = f"no replica of {self.shard} has the role analytics"
+                raise ConfigError(says, where="dbscale.toml", try_='replicas = [{ url = "…", role = "analytics" }]')
+            return iter(own)
         if self.alone:
             return iter([Attempt("", "no-replica")])
         primary = self.primary
