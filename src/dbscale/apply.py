@@ -311,14 +311,14 @@ def _watched(context: Context, number: int, step: Sql) -> Iterator[Event]:
 
 def _break_off(context: Context, futures: Iterable[Future[StepDone]], databases: Iterable[str]) -> None:
     """Begin none of the steps that wait, and have the servers cancel those at work: what they did is rolled back.
-    They are asked until they have ended, as one may be between two statements."""
+    They are asked until they have ended, as one may be between two statements; but one may be clearing up, too."""
     at_work = [future for future in futures if not future.cancel()]
     with suppress(DbscaleError, psycopg.Error):  # a server that is gone ends them, too
         while wait(at_work, timeout=0).not_done:
             for name in databases:
                 with context.session(name) as connection:
                     building.cancel(connection, catalog.worker_name(context.state_schema, context.run))
-            wait(at_work, timeout=0.5)
+            wait(at_work, timeout=2)
 
 
 def _one(context: Context, number: int, step: Step) -> StepDone:
