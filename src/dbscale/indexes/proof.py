@@ -140,10 +140,8 @@ def read_plan(node: Mapping[str, Any]) -> Planned:
 
 def spoken(source: Connection) -> dict[str, str]:
     """How the application's sessions read literals. A session of dbscale has settings of its own for that."""
-    return dict(source.execute(
-        "SELECT name, reset_val FROM pg_settings WHERE name IN"
-        " ('DateStyle', 'TimeZone', 'IntervalStyle', 'standard_conforming_strings')"
-    ).fetchall())  # fmt: skip
+    names = "'DateStyle', 'TimeZone', 'IntervalStyle', 'standard_conforming_strings'"
+    return dict(source.execute(f"SELECT name, reset_val FROM pg_settings WHERE name IN ({names})").fetchall())
 
 
 class Asked:
