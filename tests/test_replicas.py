@@ -395,6 +395,17 @@ def test_the_plan_for_another_machine_makes_a_replica_that_streams(
         subprocess.run(stop, check=False, capture_output=True, cwd="/", user=uid, extra_groups=[] if account else None)
 
 
+def test_other_commands_take_embedded_replicas_too(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    embedded.up("shop")
+    embedded.up("shop_replica_1", primary="shop", settings=QUICK)
+    file = str(toml(place, "shop_replica_1"))
+    revisions = str(Path(__file__).parent.parent / "migrations" / "marketplace")
+    assert cli.run(["upgrade", "--migrations", revisions, "--config", file, "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["replicas"] == ["embedded:shop_replica_1"]
+    assert cli.run(["indexes", "recommend", "shop", "--config", file, "--json"]) in (0, 1)
+    assert "error" not in json.loads(capsys.readouterr().out)
+
+
 def test_a_primary_is_not_stopped_for_a_replica_that_does_not_stream(place: Path) -> None:
     primary = embedded.up("shop")
     replica = embedded.up("shop_replica_1", primary="shop", settings=QUICK)

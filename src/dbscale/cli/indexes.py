@@ -119,10 +119,12 @@ def _facts(url: str) -> Facts:
 
 def _replicas(settings: Config, target: str) -> list[str]:
     """The URLs of the replicas that the configuration names; what they read counts too."""
+    from dbscale.cluster.cluster import url_of
+
     found = []
     for number, replica in enumerate(settings.database(target).replicas):
         name = f"{target}.replicas[{number}]"
-        found.append(configuration.locate(Database(name=name, url=replica.url)).address)
+        found.append(url_of(Database(name=name, url=replica.url)))
     return found
 
 

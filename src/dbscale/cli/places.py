@@ -90,7 +90,7 @@ def open_target(config: Config, reference: str) -> Target:
     raise ConfigError(
         f"{place.title} is not PostgreSQL: the target has to be",
         where=reference,
-        try_="the target comes second: dbscale migrate SOURCE TARGET",
+        try_="postgresql://…, or a name in dbscale.toml; dbscale migrate takes SOURCE first, then TARGET",
     )
 
 

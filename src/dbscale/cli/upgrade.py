@@ -171,6 +171,8 @@ def _revision(alembic: Environment, url: str, name: str) -> str:
 
 
 def _one(alembic: Environment, at: At, url: str, to: str, database: Database, *, stamp: bool) -> None:
+    from dbscale.cluster.cluster import url_of
+
     began = time.perf_counter()
     with _alone(url, at.database):
         (alembic.stamp if stamp else alembic.upgrade)(url, to)
@@ -178,9 +180,10 @@ def _one(alembic: Environment, at: At, url: str, to: str, database: Database, *,
     at.seconds = time.perf_counter() - began
     at.state = "done"
     for number, replica in enumerate(database.replicas):
-        place = configuration.locate(Database(name=f"{at.database}.replicas[{number}]", url=replica.url))
-        _follow(alembic, place.address, at.now, f"{at.database}: replica {place.title}")
-        at.replicas.append(place.title)
+        entry = Database(name=f"{at.database}.replicas[{number}]", url=replica.url)
+        title = configuration.locate(entry).title
+        _follow(alembic, url_of(entry), at.now, f"{at.database}: replica {title}")
+        at.replicas.append(title)
 
 
 def _follow(alembic: Environment, url: str, wanted: str, title: str) -> None:

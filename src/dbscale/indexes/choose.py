@@ -12,7 +12,8 @@ import psycopg
 
 from dbscale.indexes.candidates import Candidate, Need, candidates, needs, popularity
 from dbscale.indexes.facts import Facts, Index, Table
-from dbscale.indexes.proof import Planned, Proof, estimate
+from dbscale.indexes.proof import Planned, Proof
+from dbscale.indexes.sizes import estimate
 from dbscale.indexes.workload import Statement
 from dbscale.schema import quote
 

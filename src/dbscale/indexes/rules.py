@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dbscale.errors import Finding
 from dbscale.indexes.candidates import Candidate, needs
 from dbscale.indexes.facts import Facts, ForeignKey, Index, Table
-from dbscale.indexes.proof import estimate
+from dbscale.indexes.sizes import estimate
 from dbscale.indexes.workload import Statement
 from dbscale.schema import quote
 
