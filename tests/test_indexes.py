@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from dbscale import apply, catalog, undoing
+from dbscale.cli import run
 from dbscale.cli.indexes import _used as used
 from dbscale.drivers import postgres
 from dbscale.errors import Missing
@@ -453,12 +455,32 @@ def test_applied_it_is_used_and_nothing_is_left_to_do_and_undone_it_is_gone(data
             "build the index orders_user_id_created_at_idx on orders (user_id, created_at)"
         ]
         events = list(apply.run(plan, urls={"target": database}))
-        (run,) = [event.run for event in events if isinstance(event, apply.Started)]
+        (number,) = [event.run for event in events if isinstance(event, apply.Started)]
         assert "orders_user_id_created_at_idx" in proof.explain(connection, sql).uses
         assert _plan(connection, database, sql).steps == ()
-        (found,) = [each for each in catalog.runs(connection) if each.id == run]
+        (found,) = [each for each in catalog.runs(connection) if each.id == number]
         list(undoing.undo(found, plan, urls={"target": database}))
         assert _plan(connection, database, sql).steps == plan.steps
+
+
+def test_a_plan_that_is_in_effect_is_not_carried_out_again(
+    database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.json"
+    with postgres.connect(database) as connection:
+        connection.execute(SHOP)
+        connection.execute("ANALYZE")
+        file.write_text(_plan(connection, database, "SELECT * FROM orders WHERE user_id = 5").to_json())
+        config = tmp_path / "dbscale.toml"
+        config.write_text(f'[databases.target]\nurl = "{database}"\n')
+        command = ["indexes", "apply", str(file), "--yes", "--config", str(config)]
+        assert run(command) == 0
+        assert run(command) == 0
+        assert "nothing to do: run 1 has done all" in capsys.readouterr().out
+        assert len(catalog.runs(connection)) == 1
+        connection.execute("DROP INDEX orders_user_id_idx")
+        assert run(command) == 0
+        assert [each.state for each in catalog.runs(connection)] == ["done", "done"]
 
 
 def _plan(connection: postgres.Connection, url: str, sql: str) -> Any:

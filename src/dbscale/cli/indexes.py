@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from dbscale import catalog
+from dbscale import building, catalog
 from dbscale import config as configuration
 from dbscale.cli import output, places
 from dbscale.config import Config, Database
 from dbscale.drivers import postgres
 from dbscale.errors import ConfigError
-from dbscale.plan import Plan
+from dbscale.plan import Plan, Sql
 
 if TYPE_CHECKING:
     from dbscale.indexes.advise import Advice
@@ -235,8 +236,14 @@ def apply_command(
     with postgres.connect(home) as connection:
         earlier = [run for run in catalog.runs(connection, state_schema) if run.plan_id == plan.id]
     resume = earlier[0] if earlier and earlier[0].unfinished else None
+    number = earlier[0].id if earlier and earlier[0].state == "done" else 0
+    if number and _in_effect(plan, urls):  # another run would own, and its undo take away, what this one made
+        if as_json:
+            output.answer_json({"plan": plan.id, "run": number, "steps": 0, "used": _used(home, plan)})
+        else:
+            output.answer(f"nothing to do: run {number} has done all of plan {plan.id}")
+        return 0
     output.confirm(f"{'Go on with' if resume else 'Carry out'} plan {plan.id}: {plan.title}?", yes=yes)
-    number = 0
     with screen(plan, quiet=as_json) as drawing:
         for event in apply.run(plan, urls=urls, jobs=1, state_schema=state_schema, resume=resume):
             number = event.run if isinstance(event, apply.Started) else number
@@ -262,6 +269,16 @@ def _begun(settings: Config, target: str, state_schema: str) -> Plan | None:
                 output.say(f"run {run.id} was not finished: it goes on, and then ask again (or: dbscale undo {run.id})")
                 return plan
     return None
+
+
+def _in_effect(plan: Plan, urls: Mapping[str, str]) -> bool:
+    """Whether there is nothing left to do of a plan."""
+    steps = [step for step in plan.steps if isinstance(step, Sql)]
+    for name in {step.on for step in steps}:
+        with postgres.connect(urls[name], name="dbscale indexes") as connection:
+            if not all(building.holds(connection, step.holds) for step in steps if step.on == name):
+                return False
+    return True
 
 
 def _used(url: str, plan: Plan) -> dict[str, bool]:

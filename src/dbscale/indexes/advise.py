@@ -189,7 +189,8 @@ def advise(
     if drops:
         steps += [step for drop in dropping for step in _drop_steps(drop, where)]
     plan = Plan(
-        title=f"make {len(advised)} indexes" + (f", drop {len(dropping)}" if drops and dropping else ""),
+        title=f"make {len(advised)} index{'es' * (len(advised) != 1)}"
+        + (f", drop {len(dropping)}" if drops and dropping else ""),
         databases={name: reference for name, (reference, _) in where.items()},
         steps=tuple(steps),
         findings=tuple(findings),
