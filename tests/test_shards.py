@@ -316,6 +316,26 @@ def test_partitions_are_made_ahead_and_retired(deployment: Deployment) -> None:
     assert names == [f"sales_2027_{month:02}" for month in range(2, 11)]
 
 
+def test_rows_of_times_to_come(deployment: Deployment) -> None:
+    """Those within the slots that are made ahead go with all others; beyond, the plan is blocked."""
+    sales = file.parse(TIMES, "sales.toml")
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    for late in ("infinity", "9999-12-31Z", "2027-02-01Z"):
+        deployment("home", f"INSERT INTO sales (created_at, amount) VALUES ('{late}', 7)")
+        (found,) = deployment.plan(sales, now=now).blockers
+        assert (found.code, found.says[:26]) == ("partition-later", f"its rows go up to {late[:8]}")
+        deployment("home", "DELETE FROM sales WHERE amount = 7 AND created_at > '2027-01-30Z'")
+    deployment("home", "INSERT INTO sales (created_at, amount) VALUES ('2026-12-31 23:59:59.999999Z', 7)")
+    deployment.apply(sales, now=now)
+    assert deployment.plan(sales, now=now).steps == ()
+    assert [part.name for part in deployment.facts(sales).lives["home"].tables["sales"].partitions] == [
+        "sales_2027_01", "sales_before_2027_01_01",
+    ]  # fmt: skip
+    assert deployment("home", "SELECT tableoid::regclass::text FROM sales WHERE amount = 7 AND id > 60") == [
+        ("sales_before_2027_01_01",)
+    ]
+
+
 def test_slots_are_the_same_in_every_zone() -> None:
     sales = file.parse(TIMES)
     moment = datetime.fromisoformat("2026-12-31T23:30:00-05:00")

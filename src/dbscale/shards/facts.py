@@ -25,6 +25,16 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Latest:
+    """The greatest time of some rows."""
+
+    seconds: float
+    """Since 1970 in UTC; inf for PostgreSQL's own `infinity`."""
+    shown: str
+    """As PostgreSQL spells it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What planning needs to know of the servers."""
 
@@ -38,6 +48,8 @@ class Facts:
     """What brings dbscale's own tables up to date, by database; nothing where they are."""
     strangers: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """How many rows of a table on a database belong to another one."""
+    latest: Mapping[tuple[str, str], Latest] = field(default_factory=dict)
+    """The greatest time of a table on a database, where it is to be partitioned by time."""
     copies: Mapping[str, Copy] = field(default_factory=dict)
     digests: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """The digest of a reference table's copy, by database and table."""

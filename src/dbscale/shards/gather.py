@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 from dbscale.drivers import postgres
 from dbscale.drivers.postgres import Connection
 from dbscale.errors import ConfigError
+from dbscale.schema import quote
 from dbscale.shards import live as reading
 from dbscale.shards import predicates
 from dbscale.shards.client import check_name
-from dbscale.shards.facts import STATE_SCHEMA, Copy, Facts, databases
+from dbscale.shards.facts import STATE_SCHEMA, Copy, Facts, Latest, databases
 from dbscale.shards.keys import ANYTHING
 from dbscale.shards.live import Live, LiveTable
 from dbscale.shards.map import Map
@@ -42,6 +43,7 @@ def gather(
     facts = Facts(lives={}, shards=dict(shards), home=home, state_schema=state_schema)
     lives: dict[str, Live] = {}
     strangers: dict[tuple[str, str], int] = {}
+    latest: dict[tuple[str, str], Latest] = {}
     copies: dict[str, Copy] = {}
     digests: dict[tuple[str, str], str] = {}
     for name in names:
@@ -49,6 +51,7 @@ def gather(
             found = reading.read(connection, name, (*map_.tables, *map_.reference), state_schema)
             lives[name] = found
             strangers |= {(name, table): n for table, n in _strangers(connection, map_, found, shards).items()}
+            latest |= {(name, table): time for table, time in _latest(connection, map_, found)}
             for table in map_.reference:
                 if table in found.tables:
                     copy = _copy(connection, found.tables[table], table, rows=name == home)
@@ -57,8 +60,8 @@ def gather(
     # Home's tables are brought up to date by whoever carries the plan out: its runs are written there.
     places = {name: _place(replicas.get(name, urls[name])) for name in names}
     sql = {name: text for name, one in lives.items() if name != home and (text := catalog_sql(one.revision))}
-    return replace(facts, lives=lives, strangers=strangers, copies=copies, digests=digests, catalog_sql=sql,
-                   places=places)  # fmt: skip
+    return replace(facts, lives=lives, strangers=strangers, latest=latest, copies=copies, digests=digests,
+                   catalog_sql=sql, places=places)  # fmt: skip
 
 
 def _place(url: str) -> dict[str, str]:
@@ -91,6 +94,20 @@ def _strangers(connection: Connection, map_: Map, found: Live, shards: Mapping[s
         if row[0]:
             counts[name] = row[0]
     return counts
+
+
+def _latest(connection: Connection, map_: Map, found: Live) -> Iterator[tuple[str, Latest]]:
+    """The greatest time of each table that is to be partitioned by time, and has rows."""
+    for name, column in map_.tables.items() if map_.every else ():
+        table = found.tables.get(name)
+        if table is None or table.kind != "r" or table.column(column) is None:
+            continue
+        row: Any = connection.execute(
+            f"SELECT extract(epoch FROM last)::float8, last::text FROM (SELECT max({quote(column)}) FROM {table.sql})"
+            " AS t(last)".encode()
+        ).fetchone()
+        if row[1] is not None:
+            yield name, Latest(seconds=row[0], shown=row[1])
 
 
 def _copy(connection: Connection, table: LiveTable, name: str, *, rows: bool) -> Copy:

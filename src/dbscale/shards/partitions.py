@@ -87,13 +87,28 @@ def steps(map_: Map, facts: Facts, now: datetime) -> Iterator[Sql]:
             found = facts.lives[database].tables.get(table)
             if found is None:
                 continue
+            first = _first(map_, facts, (database, table), now)
             if found.kind == "r":
-                yield _convert(map_, found, column, database, now)
-            yield from _premake(map_, found, database, now)
+                yield _convert(map_, found, column, database, first)
+            yield from _premake(map_, found, database, now, first)
             yield from _retire(map_, found, database, now)
 
 
-def findings(map_: Map, facts: Facts) -> Iterator[Finding]:
+def _first(map_: Map, facts: Facts, place: tuple[str, str], now: datetime) -> datetime:
+    """Where the first new slot of a table begins: after now, and after the rows that it has already."""
+    first, end = following(map_, slot(map_, now)), _end(map_, now)
+    latest = facts.latest.get(place)
+    while latest and latest.seconds >= first.timestamp() and first < end:
+        first = following(map_, first)
+    return first
+
+
+def _end(map_: Map, now: datetime) -> datetime:
+    """Where the slots end that are made ahead."""
+    return following(map_, slot(map_, now), map_.premake + 1)
+
+
+def findings(map_: Map, facts: Facts, now: datetime) -> Iterator[Finding]:
     """Why a table cannot be partitioned by time."""
     for database in dict.fromkeys(facts.shards[range_.shard] for range_ in map_.ranges):
         for table, column in map_.tables.items():
@@ -101,6 +116,11 @@ def findings(map_: Map, facts: Facts) -> Iterator[Finding]:
             if found is None or found.kind != "r":
                 continue
             yield from _obstacles(found, column, f"{database}: {table}")
+            latest, end = facts.latest.get((database, table)), _end(map_, now)
+            if latest and latest.seconds >= end.timestamp():
+                says = f"its rows go up to {latest.shown}, and slots are made ahead up to {end:%Y-%m-%d} alone"
+                try_ = "a larger premake in the map, where such times are real; else give those rows another time"
+                yield finding("blocker", "partition-later", f"{database}: {table}", says, try_)
 
 
 def _obstacles(table: LiveTable, column: str, where: str) -> Iterator[Finding]:
@@ -135,12 +155,11 @@ def _obstacles(table: LiveTable, column: str, where: str) -> Iterator[Finding]:
             )
 
 
-def _convert(map_: Map, table: LiveTable, column: str, database: str, now: datetime) -> Sql:
+def _convert(map_: Map, table: LiveTable, column: str, database: str, first: datetime) -> Sql:
     """Make the table a partitioned one whose first partition it is, with all the rows it has: none is moved.
 
-    Its rows are read once, under a lock, to prove that they are of the time before the first new slot.
+    Its rows are read once, under a lock, to prove that they are of the time before `first`, the first new slot.
     """
-    first = following(map_, slot(map_, now))
     old = f"{table.name[:50]}_before_{first.strftime('%Y_%m_%d')}"
     before, parent = quote(table.schema, old), table.sql
     keys_ = [constraint for constraint in table.constraints if constraint.kind in ("p", "u")]
@@ -256,13 +275,12 @@ def _old_keys(table: LiveTable) -> Iterator[str]:
             yield f"ALTER TABLE {table.sql} ADD CONSTRAINT {quote(constraint.name)} {constraint.definition}"
 
 
-def _premake(map_: Map, table: LiveTable, database: str, now: datetime) -> Iterator[Sql]:
-    """The slots from now on that no partition holds yet."""
+def _premake(map_: Map, table: LiveTable, database: str, now: datetime, first: datetime) -> Iterator[Sql]:
+    """The slots from now on that no partition holds yet, as the table itself does up to `first` where it has none."""
     taken = [bounds(partition.definition) for partition in table.partitions]
     start = slot(map_, now)
     if table.kind == "r":
-        # The table as it is becomes the partition up to the next slot.
-        taken = [(None, following(map_, start))]
+        taken = [(None, first)]
     for number in range(map_.premake + 1):
         low = following(map_, start, number)
         high = following(map_, low)

@@ -73,7 +73,7 @@ def plan(
     """
     refuse(map_, target)
     steps = tuple(_steps(map_, facts, now, target, maintain=maintain))
-    found = tuple(_findings(map_, facts, target))
+    found = tuple(_findings(map_, facts, now, target))
     names = dict.fromkeys((facts.home, *(step.on for step in steps if step.on)))
     return Plan(
         title=f"{'maintain' if maintain else 'apply'} the shard map {map_.name} ({target})",
@@ -102,11 +102,11 @@ def _steps(map_: Map, facts: Facts, now: datetime, target: str, *, maintain: boo
             yield from partitions.steps(map_, facts, now)
 
 
-def _findings(map_: Map, facts: Facts, target: str) -> Iterator[Finding]:
+def _findings(map_: Map, facts: Facts, now: datetime, target: str) -> Iterator[Finding]:
     if target == "client":
         yield from client.findings(map_, facts)
         if map_.every:
-            yield from partitions.findings(map_, facts)
+            yield from partitions.findings(map_, facts, now)
     elif target == "partitions":
         yield from partitions.by_key_findings(map_, facts)
     elif target == "citus":
