@@ -569,6 +569,8 @@ def test_flask_carries_tokens(cluster: dbscale.Cluster, paused: None) -> None:
     from dbscale.cluster.middleware import WsgiTokens
 
     app = flask.Flask(__name__)
+    with pytest.raises(ValueError, match="the secret is empty"):
+        WsgiTokens(app.wsgi_app, secret="")
     app.wsgi_app = WsgiTokens(app.wsgi_app, secret="a secret", secure=False)
 
     @app.post("/items/<int:number>")

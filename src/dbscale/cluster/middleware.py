@@ -33,15 +33,20 @@ class _Carrier:
         self,
         app: Any,
         *,
-        secret: str = "",
+        secret: str | None = None,
         cookie: str = "dbscale-token",
         header: str = "X-Dbscale-Token",
         max_age: int = 3600,
         secure: bool = True,
     ) -> None:
         """`secret` signs the tokens, so that clients cannot send their reads to the primary at will; the header is
-        for programs, the cookie (HttpOnly, `max_age` seconds, over TLS only unless `secure=False`) for browsers."""
-        self.app, self.secret, self.cookie, self.header = app, secret, cookie, header
+        for programs, the cookie (HttpOnly, `max_age` seconds, over TLS only unless `secure=False`) for browsers.
+
+        ValueError for an empty secret, which would sign nothing; without one, tokens go unsigned.
+        """
+        if secret == "":
+            raise ValueError("the secret is empty: is its environment variable set?")
+        self.app, self.secret, self.cookie, self.header = app, secret or "", cookie, header
         self.max_age, self.secure = max_age, secure
 
     def arriving(self, method: str, cookies: str, header: str) -> scopes.Scope:
