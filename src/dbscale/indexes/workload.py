@@ -57,7 +57,7 @@ def join(workloads: Iterable[Workload]) -> Workload:
     """Several workloads as one: what is alike is added up."""
     workloads = list(workloads)
     return Workload(
-        statements=tuple(_merged(statement for workload in workloads for statement in workload.statements)),
+        statements=tuple(_merged((_mark(each.sql), each) for workload in workloads for each in workload.statements)),
         skipped=tuple(item for workload in workloads for item in workload.skipped),
         sources=tuple(source for workload in workloads for source in workload.sources),
     )
@@ -189,16 +189,44 @@ def from_text(text: str, title: str) -> Workload:
 
 
 def _build(statements: Iterable[Statement], title: str) -> Workload:
-    kept: list[Statement] = []
+    kept: list[tuple[str, Statement]] = []
     skipped: list[tuple[str, str]] = []
+    known: dict[str, str | None] = {}  # why those of a mark are left out; None where they are kept
     for statement in statements:
-        found = _readable(statement)
-        query = found.query
-        if query.verb in ("unknown", "merge") or (query.verb in VERBS and query.unsure):
-            skipped.append((found.sql, "; ".join(query.unsure) or "it is not analysed"))
-        elif query.verb in VERBS and not _of_the_system(query):
-            kept.append(found)
+        mark = _mark(statement.sql)
+        if mark in known:  # a log has many alike: to read each would take seventy times as long
+            found, why = replace(statement, constants=not _NUMBERED.search(statement.sql)), known[mark]
+        else:
+            found = _readable(statement)
+            why = _left_out(found.query)
+            if mark:
+                known[mark] = why
+        if why is None:
+            kept.append((mark or _mark(found.sql), found))
+        elif why:
+            skipped.append((found.sql, why))
     return Workload(statements=tuple(_merged(kept)), skipped=tuple(skipped), sources=(title,))
+
+
+_NUMBERED = re.compile(r"\$\d")
+
+
+def _mark(sql: str) -> str:
+    """The same for statements that differ in their constants only; empty for what PostgreSQL's grammar does not take,
+    such as other styles of placeholders."""
+    import postgast
+
+    try:
+        return str(postgast.fingerprint(sql).hex)
+    except (postgast.PgQueryError, UnicodeError):
+        return ""
+
+
+def _left_out(query: Query) -> str | None:
+    """Why a statement is no part of the workload; empty where nobody needs to know; None where it is one."""
+    if query.verb in ("unknown", "merge") or (query.verb in VERBS and query.unsure):
+        return "; ".join(query.unsure) or "it is not analysed"
+    return None if query.verb in VERBS and not _of_the_system(query) else ""
 
 
 def _readable(statement: Statement) -> Statement:
@@ -209,7 +237,7 @@ def _readable(statement: Statement) -> Statement:
             read = parse(statement.sql, style)
             if read.sql != statement.sql and read.verb != "unknown":
                 return replace(statement, sql=read.sql)
-    return replace(statement, constants=not re.search(r"\$\d", statement.sql))
+    return replace(statement, constants=not _NUMBERED.search(statement.sql))
 
 
 def _of_the_system(query: Query) -> bool:
@@ -220,13 +248,10 @@ def _of_the_system(query: Query) -> bool:
     )
 
 
-def _merged(statements: Iterable[Statement]) -> list[Statement]:
-    """Statements that are alike but for their constants, added up; the most expensive first."""
-    import postgast
-
+def _merged(statements: Iterable[tuple[str, Statement]]) -> list[Statement]:
+    """Statements of one mark added up; the most expensive first."""
     found: dict[str, Statement] = {}
-    for statement in statements:
-        mark = postgast.fingerprint(statement.sql).hex
+    for mark, statement in statements:
         first = found.get(mark)
         if first is None:
             found[mark] = statement
