@@ -109,7 +109,9 @@ def look(settings: Config, database: Database, state_schema: str) -> tuple[str, 
                 )
             )
         findings = [*source.notes, *(_left_behind(place, database) if place.kind == "libsql" else ())]
-        return f"{place.title}: {tables!r} tables, read by SQLite {version}", findings
+        # To read it all would keep its writers waiting, where it is not in WAL mode.
+        says = f"{place.title}: {tables!r} tables, by SQLite {version}; rows were not read, dbscale assess does that"
+        return says, findings
     target = places.open_target(settings, database.name)
     with postgres.connect(target.url, name="dbscale doctor") as connection, postgres.reading(connection):
         server = connection.info.parameter_status("server_version") or ""
