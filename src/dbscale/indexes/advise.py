@@ -189,8 +189,7 @@ def advise(
     if drops:
         steps += [step for drop in dropping for step in _drop_steps(drop, where)]
     plan = Plan(
-        title=f"make {len(advised)} index{'es' * (len(advised) != 1)}"
-        + (f", drop {len(dropping)}" if drops and dropping else ""),
+        title=_title(len(advised), len(dropping) if drops else 0),
         databases={name: reference for name, (reference, _) in where.items()},
         steps=tuple(steps),
         findings=tuple(findings),
@@ -213,6 +212,10 @@ def advise(
         after=choice.after,
         statements=len(choice.effects),
     )
+
+
+def _title(makes: int, drops: int) -> str:
+    return f"make {makes} index{'es' * (makes != 1)}" + (f", drop {drops}" if drops else "")
 
 
 def _dropped(
