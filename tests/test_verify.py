@@ -6,9 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import operator
-import signal
 import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from by_hand import control_c_behind_a_lock
 from dbscale import native
 from dbscale.cli import run
 from dbscale.drivers import postgres
@@ -373,15 +372,8 @@ def test_a_source_that_breaks_off(database: str, tmp_path: Path) -> None:
 
 def test_control_c_waits_for_no_table(database: str, tmp_path: Path) -> None:
     both = pair(tmp_path / "x.db", database, [("id", KEEP), ("v", TEXT)], ROWS)
-    with psycopg.connect(database) as other:
-        other.execute("LOCK TABLE t")
-        too_late = threading.Timer(10, other.rollback)
-        too_late.start()
-        threading.Timer(1, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
-            both.verify()
-        assert too_late.is_alive(), "it waited for the table"
-        too_late.cancel()
+    with control_c_behind_a_lock(database, "t"):
+        both.verify()
     assert both.verify().same
 
 

@@ -452,10 +452,8 @@ __all__ = [
     "Hypothetical",
     "Planned",
     "Proof",
-    "estimate",
     "explain",
     "proving",
     "read_plan",
-    "share",
     "spoken",
 ]

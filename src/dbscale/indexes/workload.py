@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from dbscale.drivers.postgres import Connection
 from dbscale.errors import Missing
-from dbscale.query import Query, parse, script
+from dbscale.query import Query, fingerprint, parse, script
 
 SAMPLES = 3
 """How many sets of constants are kept of one statement."""
@@ -57,7 +57,9 @@ def join(workloads: Iterable[Workload]) -> Workload:
     """Several workloads as one: what is alike is added up."""
     workloads = list(workloads)
     return Workload(
-        statements=tuple(_merged((_mark(each.sql), each) for workload in workloads for each in workload.statements)),
+        statements=tuple(
+            _merged((fingerprint(each.sql), each) for workload in workloads for each in workload.statements)
+        ),
         skipped=tuple(item for workload in workloads for item in workload.skipped),
         sources=tuple(source for workload in workloads for source in workload.sources),
     )
@@ -193,7 +195,7 @@ def _build(statements: Iterable[Statement], title: str) -> Workload:
     skipped: list[tuple[str, str]] = []
     known: dict[str, str | None] = {}  # why those of a mark are left out; None where they are kept
     for statement in statements:
-        mark = _mark(statement.sql)
+        mark = fingerprint(statement.sql)
         if mark in known:  # a log has many alike: to read each would take seventy times as long
             found, why = replace(statement, constants=not _NUMBERED.search(statement.sql)), known[mark]
         else:
@@ -202,24 +204,13 @@ def _build(statements: Iterable[Statement], title: str) -> Workload:
             if mark:
                 known[mark] = why
         if why is None:
-            kept.append((mark or _mark(found.sql), found))
+            kept.append((mark or fingerprint(found.sql), found))
         elif why:
             skipped.append((found.sql, why))
     return Workload(statements=tuple(_merged(kept)), skipped=tuple(skipped), sources=(title,))
 
 
 _NUMBERED = re.compile(r"\$\d")
-
-
-def _mark(sql: str) -> str:
-    """The same for statements that differ in their constants only; empty for what PostgreSQL's grammar does not take,
-    such as other styles of placeholders."""
-    import postgast
-
-    try:
-        return str(postgast.fingerprint(sql).hex)
-    except (postgast.PgQueryError, UnicodeError):
-        return ""
 
 
 def _left_out(query: Query) -> str | None:

@@ -226,6 +226,17 @@ def _parse(sql: str, style: Style) -> Query:
     return Reader(text, parameters).read(statements[0].stmt)
 
 
+def fingerprint(sql: str) -> str:
+    """The same for statements that differ in their constants only; empty for what PostgreSQL's grammar does not take,
+    such as other styles of placeholders."""
+    import postgast
+
+    try:
+        return str(postgast.fingerprint(sql).hex)
+    except (postgast.PgQueryError, UnicodeError):
+        return ""
+
+
 def _not_understood(sql: str, why: str) -> Query:
     return Query(sql=sql, because=why, unsure=(why,))
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from dbscale.drivers.postgres import Connection
 from dbscale.errors import Unroutable
-from dbscale.query import And, Compare, Condition, Or, Parameter, Query, Style, parse, script
+from dbscale.query import And, Compare, Condition, Or, Parameter, Query, Style, fingerprint, parse, script
 from dbscale.shards.keys import INTEGERS, Key
 from dbscale.shards.map import Map, Maps, Range
 from dbscale.shards.route import route_statement
@@ -143,14 +143,9 @@ def from_text(text: str, title: str = "SQL") -> list[Statement]:
 
     A comment before one may say `-- calls: 40000, ms: 1.2`. ConfigError where it is no SQL.
     """
-    import postgast
-
     found: dict[str, Statement] = {}
     for entry in script.entries(text, title):
-        try:
-            mark = postgast.fingerprint(entry.sql).hex
-        except postgast.PgQueryError:
-            mark = entry.sql
+        mark = fingerprint(entry.sql) or entry.sql
         first = found.get(mark, Statement(sql=entry.sql, calls=0))
         found[mark] = replace(first, calls=first.calls + round(entry.calls), seconds=first.seconds + entry.seconds)
     return _routed(found.values())
